@@ -1,0 +1,1 @@
+//! Calico's Linux dataplane: netlink, nf_tables, routes, links and the reconciling driver.
