@@ -56,9 +56,40 @@ pub struct Changes {
     pub pools: Vec<Pool>,
     /// Which encapsulations any pool needs, when that changed.
     pub encapsulation: Option<Encapsulation>,
+    /// WireGuard peers that are gone, by node name.
+    pub removed_wireguard: Vec<Arc<str>>,
+    /// New or changed WireGuard peers, this node included.
+    pub wireguard: Vec<WireguardPeer>,
+    /// Service address ranges from the default BGPConfiguration, when they changed.
+    pub service_cidrs: Option<Arc<ServiceCidrs>>,
+    /// Every input that is applied in its fail-closed form and why, when that list changed. Sorted.
+    pub problems: Option<Arc<[Problem]>>,
 }
 
-/// A set with its whole membership.
+impl Changes {
+    /// True when there is nothing to apply.
+    ///
+    /// ```
+    /// assert!(calico_policy::Changes::default().is_empty());
+    /// ```
+    pub fn is_empty(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
+/// An object that was accepted by the store but cannot be enforced as written. What is enforced instead
+/// never permits more than the object could have meant.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Problem {
+    /// The object, as `Kind/namespace/name` or `Kind/name`.
+    pub object: Arc<str>,
+    /// Field path inside the object, for example `spec.ingress[2].source.selector`.
+    pub field: String,
+    /// What is wrong and what is done instead.
+    pub reason: String,
+}
+
+/// A set with its whole membership; it replaces whatever a set of that id held before.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SetUpdate {
     /// Identity.
@@ -107,10 +138,10 @@ pub struct TierPolicies {
     pub tier: Arc<str>,
     /// End-of-tier behaviour.
     pub default_action: DefaultAction,
-    /// Policies that govern ingress; staged ones included.
-    pub ingress: Vec<PolicyId>,
-    /// Policies that govern egress; staged ones included.
-    pub egress: Vec<PolicyId>,
+    /// Policies that govern ingress; staged ones included. Endpoints with equal lists share them.
+    pub ingress: Arc<[PolicyId]>,
+    /// Policies that govern egress; staged ones included. Endpoints with equal lists share them.
+    pub egress: Arc<[PolicyId]>,
 }
 
 impl TierPolicies {
@@ -140,10 +171,47 @@ pub struct WorkloadEndpoint {
     pub nat: Vec<(IpAddr, IpAddr)>,
     /// Source prefixes it may use besides its own addresses.
     pub allowed_source_prefixes: Vec<IpNet>,
-    /// Tiers with at least one matching policy, in order.
-    pub tiers: Vec<TierPolicies>,
+    /// Tiers with at least one matching policy, in order; shared between endpoints with equal policy.
+    pub tiers: Arc<[TierPolicies]>,
     /// Profiles in order.
-    pub profiles: Vec<Arc<str>>,
+    pub profiles: Arc<[Arc<str>]>,
+    /// Traffic shaping and limits.
+    pub qos: QosControls,
+}
+
+/// Traffic shaping and limits of a workload endpoint; 0 means no limit. Ingress is towards the workload.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct QosControls {
+    /// Bits per second towards the workload.
+    pub ingress_bandwidth: u64,
+    /// Bits per second from the workload.
+    pub egress_bandwidth: u64,
+    /// Burst towards the workload, bits.
+    pub ingress_burst: u64,
+    /// Burst from the workload, bits.
+    pub egress_burst: u64,
+    /// Peak rate towards the workload, bits per second.
+    pub ingress_peakrate: u64,
+    /// Peak rate from the workload, bits per second.
+    pub egress_peakrate: u64,
+    /// Burst at the peak rate towards the workload, bytes.
+    pub ingress_minburst: u64,
+    /// Burst at the peak rate from the workload, bytes.
+    pub egress_minburst: u64,
+    /// Packets per second towards the workload.
+    pub ingress_packet_rate: u64,
+    /// Packets per second from the workload.
+    pub egress_packet_rate: u64,
+    /// Burst of packets towards the workload.
+    pub ingress_packet_burst: u64,
+    /// Burst of packets from the workload.
+    pub egress_packet_burst: u64,
+    /// Concurrent connections towards the workload.
+    pub ingress_max_connections: u64,
+    /// Concurrent connections from the workload.
+    pub egress_max_connections: u64,
+    /// DSCP value written on traffic that leaves the cluster.
+    pub dscp: Option<u8>,
 }
 
 /// A host endpoint of this node with the policy that applies to it.
@@ -156,15 +224,17 @@ pub struct HostEndpoint {
     /// Addresses that identify its interface.
     pub expected_ips: Vec<IpAddr>,
     /// Policy of traffic that ends or starts at the host.
-    pub normal: Vec<TierPolicies>,
+    pub normal: Arc<[TierPolicies]>,
     /// Policy of traffic forwarded through the interface.
-    pub forward: Vec<TierPolicies>,
+    pub forward: Arc<[TierPolicies]>,
     /// `doNotTrack` policy.
-    pub untracked: Vec<TierPolicies>,
+    pub untracked: Arc<[TierPolicies]>,
     /// `preDNAT` policy (ingress only).
-    pub pre_dnat: Vec<TierPolicies>,
+    pub pre_dnat: Arc<[TierPolicies]>,
     /// Profiles in order.
-    pub profiles: Vec<Arc<str>>,
+    pub profiles: Arc<[Arc<str>]>,
+    /// DSCP value written on traffic that leaves the cluster.
+    pub dscp: Option<u8>,
 }
 
 /// How packets to a route's destination travel.
@@ -242,6 +312,34 @@ pub struct HostMetadata {
     pub ipv4: Option<IpAddr>,
     /// BGP IPv6 address.
     pub ipv6: Option<IpAddr>,
+    /// AS number, when the node has its own.
+    pub as_number: Option<u32>,
+}
+
+/// A node as WireGuard peer; at least one family is present.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WireguardPeer {
+    /// Node name.
+    pub node: Arc<str>,
+    /// IPv4: base64 public key.
+    pub public_key: Option<Arc<str>>,
+    /// IPv4: address of the WireGuard interface.
+    pub addr: Option<IpAddr>,
+    /// IPv6: base64 public key.
+    pub public_key_v6: Option<Arc<str>>,
+    /// IPv6: address of the WireGuard interface.
+    pub addr_v6: Option<IpAddr>,
+}
+
+/// Address ranges of Services.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ServiceCidrs {
+    /// ClusterIP ranges, sorted.
+    pub cluster: Vec<IpNet>,
+    /// External IP ranges, sorted.
+    pub external: Vec<IpNet>,
+    /// LoadBalancer IP ranges, sorted.
+    pub load_balancer: Vec<IpNet>,
 }
 
 /// A pool as the dataplane needs it.
@@ -253,6 +351,22 @@ pub struct Pool {
     pub nat_outgoing: bool,
     /// Only LoadBalancer addresses come from it.
     pub load_balancer_only: bool,
+    /// When IPIP is used.
+    pub ipip: EncapMode,
+    /// When VXLAN is used.
+    pub vxlan: EncapMode,
+}
+
+/// When a pool's traffic is encapsulated.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum EncapMode {
+    /// Never.
+    #[default]
+    Never,
+    /// Between any two nodes.
+    Always,
+    /// Between nodes of different subnets.
+    CrossSubnet,
 }
 
 /// Which encapsulations are in use anywhere.
@@ -264,4 +378,6 @@ pub struct Encapsulation {
     pub vxlan: bool,
     /// Some IPv6 pool uses VXLAN.
     pub vxlan_v6: bool,
+    /// Some pool uses none and the agent programs the routes of such pools.
+    pub no_encap: bool,
 }
