@@ -1,1 +1,7 @@
-//! The programs of Calico in Rust: agent, CNI plugins, command line, fan-out and lab.
+//! The programs of Calico in Rust: agent, CNI plugins, command line and lab.
+//!
+//! Each file in `src/bin` is a few lines over a module of this library. The programs wire: what decides
+//! lives in the pure crates.
+
+pub mod cni;
+pub mod node;

@@ -1,0 +1,114 @@
+//! Running another CNI plugin.
+
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command as Process, Stdio};
+
+use super::env::{Command, Env};
+use super::error::{CniError, code};
+
+/// The first executable named `plugin` in `path`.
+pub fn find(plugin: &str, path: &[PathBuf]) -> Result<PathBuf, CniError> {
+    use std::os::unix::fs::PermissionsExt as _;
+    if plugin.is_empty() || plugin.contains('/') {
+        return Err(CniError::new(code::INVALID_CONFIG, format!("invalid plugin name {plugin:?}"))
+            .details("a plugin is named by its file name alone"));
+    }
+    path.iter()
+        .map(|dir| dir.join(plugin))
+        .find(|file| file.metadata().is_ok_and(|m| m.is_file() && m.permissions().mode() & 0o111 != 0))
+        .ok_or_else(|| {
+            let dirs: Vec<_> = path.iter().map(|dir| dir.display().to_string()).collect();
+            CniError::generic(format!("failed to find plugin {plugin:?} in path [{}]", dirs.join(" ")))
+        })
+}
+
+/// Runs `plugin` with the caller's environment and `netconf` on standard input. `args` replaces `CNI_ARGS`.
+/// Standard error goes to ours. An error object of the plugin is returned as it is.
+pub fn run(
+    plugin: &str,
+    command: Command,
+    env: &Env,
+    args: &str,
+    netconf: &[u8],
+) -> Result<Vec<u8>, CniError> {
+    let program = find(plugin, &env.path)?;
+    let fail = |what: &str, e: std::io::Error| {
+        CniError::new(code::IO, format!("{what} {}", program.display())).details(e.to_string())
+    };
+    let mut child = Process::new(&program)
+        .env("CNI_COMMAND", command.as_str())
+        .env("CNI_ARGS", args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::inherit())
+        .spawn()
+        .map_err(|e| fail("cannot run", e))?;
+    if let Some(mut stdin) = child.stdin.take() {
+        // A plugin that fails before it reads closes the pipe; its own error says more than ours.
+        if let Err(e) = stdin.write_all(netconf)
+            && e.kind() != std::io::ErrorKind::BrokenPipe
+        {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(fail("cannot write the configuration to", e));
+        }
+    }
+    let output = child.wait_with_output().map_err(|e| fail("lost", e))?;
+    if output.status.success() {
+        return Ok(output.stdout);
+    }
+    Err(failure(&program, &output.stdout, output.status))
+}
+
+fn failure(program: &Path, stdout: &[u8], status: std::process::ExitStatus) -> CniError {
+    match serde_json::from_slice::<CniError>(stdout) {
+        Ok(error) => error,
+        Err(_) => CniError::generic(format!("plugin {} failed: {status}", program.display()))
+            .details(String::from_utf8_lossy(stdout).trim().chars().take(500).collect::<String>()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::os::unix::fs::PermissionsExt as _;
+
+    fn env(dir: &Path) -> Env {
+        Env {
+            command: Command::Add,
+            container_id: "c".into(),
+            netns: "/x".into(),
+            ifname: "eth0".into(),
+            args_text: String::new(),
+            args: Default::default(),
+            path: vec![dir.into()],
+        }
+    }
+
+    fn script(dir: &Path, name: &str, body: &str) {
+        let file = dir.join(name);
+        std::fs::write(&file, format!("#!/bin/sh\n{body}\n")).unwrap();
+        std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    #[test]
+    fn answers_and_errors_pass_through() {
+        let dir = tempfile::tempdir().unwrap();
+        script(dir.path(), "echoes", "cat; printf '%s' \"$CNI_COMMAND $CNI_ARGS\"");
+        let out = run("echoes", Command::Del, &env(dir.path()), "A=b", b"conf ").unwrap();
+        assert_eq!(String::from_utf8(out).unwrap(), "conf DEL A=b");
+
+        script(dir.path(), "fails", r#"echo '{"code":11,"msg":"later"}'; exit 1"#);
+        let error = run("fails", Command::Add, &env(dir.path()), "", b"{}").unwrap_err();
+        assert_eq!((error.code, error.msg.as_str()), (code::TRY_AGAIN_LATER, "later"));
+
+        script(dir.path(), "mumbles", "echo what; exit 3");
+        let error = run("mumbles", Command::Add, &env(dir.path()), "", b"{}").unwrap_err();
+        assert_eq!((error.code, error.details.as_str()), (code::GENERIC, "what"));
+
+        let error = run("absent", Command::Add, &env(dir.path()), "", b"{}").unwrap_err();
+        assert!(error.msg.contains("failed to find plugin \"absent\""), "{error}");
+        assert!(run("../x", Command::Add, &env(dir.path()), "", b"{}").is_err());
+    }
+}

@@ -1,0 +1,13 @@
+//! The CNI plugins `calico` and `calico-ipam`.
+//!
+//! [`env`], [`conf`], [`result`] and [`error`] are the wire side of the CNI specification, versions 0.1.0 to
+//! 1.1.0; [`delegate`] runs another plugin.
+
+pub mod conf;
+pub mod delegate;
+pub mod env;
+pub mod error;
+pub mod result;
+
+/// CNI versions both plugins speak, oldest first.
+pub const SUPPORTED_VERSIONS: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];

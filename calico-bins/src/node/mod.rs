@@ -1,0 +1,3 @@
+//! The node agent `calico-node`, and how other programs of the node talk to it.
+
+pub mod protocol;
