@@ -1,1 +1,5 @@
 //! Calico's Linux dataplane: netlink, nf_tables, routes, links and the reconciling driver.
+
+pub mod driver;
+pub mod netlink;
+pub mod sys;
