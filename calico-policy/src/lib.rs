@@ -7,5 +7,10 @@
 
 pub mod changes;
 pub mod ir;
+pub mod members;
+pub mod normal;
+pub mod order;
+pub mod outbox;
+pub mod packet;
 
 pub use changes::Changes;
