@@ -2,4 +2,5 @@
 
 pub mod driver;
 pub mod netlink;
+pub mod nft;
 pub mod sys;
