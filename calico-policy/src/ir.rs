@@ -170,7 +170,9 @@ pub enum Match {
         set: SetId,
     },
     /// The port is (not) in one of the ranges, or (address, protocol, port) is (not) in one of the
-    /// [`SetKind::AddrPort`] sets. The alternatives are OR-ed, the negation applies to the whole.
+    /// [`SetKind::AddrPort`] sets. The alternatives are OR-ed, the negation applies to the whole. A rule with
+    /// ranges always has a protocol criterion of TCP, UDP or SCTP. A packet without ports is in no range and in
+    /// no set. One rule may have two of these for one side: a port list and a service.
     Ports {
         /// Source or destination.
         side: Side,
@@ -181,7 +183,9 @@ pub enum Match {
         /// Named-port and service sets.
         named: Vec<SetId>,
     },
-    /// ICMP or ICMPv6 type, with code when given. Negation is NOT(type AND code).
+    /// ICMP or ICMPv6 type, with code when given. Negation is NOT(type AND code). Either way only ICMP packets
+    /// of the packet's own family match (protocol 1 over IPv4, 58 over IPv6); the compiler adds that protocol
+    /// criterion to every rule that has this one.
     Icmp {
         /// True for `notICMP`.
         negated: bool,

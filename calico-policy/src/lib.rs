@@ -7,5 +7,12 @@
 
 pub mod changes;
 pub mod ir;
+pub mod members;
+pub mod mirror;
+pub mod normal;
+pub mod order;
+pub mod outbox;
+pub mod packet;
+pub mod verdict;
 
 pub use changes::Changes;

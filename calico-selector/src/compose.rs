@@ -128,17 +128,16 @@ pub fn entity(side: &Entity<'_>, namespace: &str) -> Composed {
     let selector = parse(side.selector, Field::Selector, &mut problems);
     let not_selector = parse(side.not_selector, Field::NotSelector, &mut problems);
     let in_namespaces = parse(side.namespace_selector, Field::NamespaceSelector, &mut problems);
-    let limited = selector.is_some() || not_selector.is_some() || in_namespaces.is_some();
-
     let accounts = service_accounts(side, &mut problems);
     let own = join(accounts, selector);
+    let limited = own.is_some() || not_selector.is_some() || in_namespaces.is_some();
     let namespaces = match in_namespaces {
         Some(expr) => Some(expr.prefixed(NAMESPACE_PREFIX).map(&namespaced).reread()),
         None if !namespace.is_empty() => Some(Expr::equal(NAMESPACE, namespace)),
         None => None,
     };
-    // Without any of the three selectors a rule is about addresses, or about service accounts anywhere, and the
-    // namespace of the policy must not narrow it.
+    // Without any selector a rule is about addresses alone, and the namespace of the policy must not narrow it.
+    // Service accounts count as a selector: a name means the account of that name in the policy's namespace.
     let whole = if limited { join(namespaces, own) } else { own };
     finish(whole, not_selector, problems)
 }
@@ -290,6 +289,17 @@ mod tests {
         assert_eq!(composed.not_selector.as_ref().unwrap().canonical(), r#"role == "fe""#);
         let global = entity(&side, "");
         assert_eq!(global.merged(), (None, global.not_selector.clone()));
+    }
+
+    #[test]
+    fn service_accounts_alone_are_those_of_the_namespace() {
+        // updateprocessors/rules.go: "the selector (and/or SA Selector), NotSelector, or NamespaceSelector".
+        let names = ["api".to_string()];
+        let side = Entity { service_account_names: &names, ..Entity::default() };
+        assert_eq!(
+            canonical(&entity(&side, "prod")),
+            r#"(projectcalico.org/namespace == "prod" && projectcalico.org/serviceaccount in {"api"})"#
+        );
     }
 
     #[test]

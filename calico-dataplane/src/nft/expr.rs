@@ -15,7 +15,7 @@
 //! ];
 //! let mut bytes = Vec::new();
 //! rule.iter().for_each(|expr| expr.encode(&mut bytes));
-//! assert_eq!(bytes.len(), 36 + 44 + 48 - 16);
+//! assert_eq!(bytes.len(), 36 + 44 + 48);
 //! ```
 
 use std::sync::Arc;
