@@ -4,4 +4,5 @@
 //! lives in the pure crates.
 
 pub mod cni;
+pub mod lab;
 pub mod node;

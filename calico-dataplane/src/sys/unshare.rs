@@ -38,10 +38,19 @@ pub fn user_network_and_mount() -> io::Result<()> {
     std::fs::write("/proc/self/gid_map", format!("0 {gid} 1"))
 }
 
+/// Puts the children that the calling thread makes from now on into a new process-ID namespace. The first of them
+/// is process 1 in there: when it ends, the kernel kills all others.
+///
+/// # Errors
+/// `EPERM` without `CAP_SYS_ADMIN`; `ENOSPC` at the limit of nested namespaces.
+pub fn process_ids() -> io::Result<()> {
+    unshare(UnshareFlags::NEWPID)
+}
+
 fn unshare(flags: UnshareFlags) -> io::Result<()> {
     debug_assert!(!flags.contains(UnshareFlags::FILES));
     // SAFETY: rustix requires that no thread comes to see a descriptor of an unshared table. Descriptor tables
-    // stay shared: no caller in this module passes FILES, and none of NEWUSER, NEWNET, NEWNS implies it.
+    // stay shared: no caller in this module passes FILES, and none of NEWUSER, NEWNET, NEWNS, NEWPID implies it.
     unsafe { rustix::thread::unshare_unsafe(flags) }.map_err(io::Error::from)
 }
 
