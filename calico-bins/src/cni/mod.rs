@@ -3,6 +3,7 @@
 //! [`env`], [`conf`], [`result`] and [`error`] are the wire side of the CNI specification, versions 0.1.0 to
 //! 1.1.0; [`delegate`] runs another plugin.
 
+pub mod annotations;
 pub mod conf;
 pub mod delegate;
 pub mod env;

@@ -1,3 +1,4 @@
 //! The node agent `calico-node`, and how other programs of the node talk to it.
 
+pub mod autodetect;
 pub mod protocol;
