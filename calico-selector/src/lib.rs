@@ -20,6 +20,8 @@
 //! |---|---|
 //! | read, print, match one selector | [`Selector`], [`Labels`] |
 //! | join the selectors of one rule or policy | [`compose`] |
+//! | tell people why, or what looks wrong | [`explain()`], [`lint()`], [`satisfiability`] |
+//! | keep many selectors matched against many items | [`MatchIndex`] |
 //! | take over a label selector of Kubernetes | [`kubernetes`] |
 
 #![forbid(unsafe_code)]
@@ -29,17 +31,25 @@ mod canonical;
 pub mod compose;
 mod error;
 mod eval;
+mod explain;
 mod hints;
+pub mod index;
 pub mod kubernetes;
 pub mod labels;
 mod lexer;
+mod lint;
 mod parser;
+mod satisfy;
 mod selector;
 
 pub use ast::{Comparison, Expr};
 pub use canonical::{hashed_id, named_port_id, service_id};
 pub use error::{ParseError, ParseErrorKind};
+pub use explain::{Explanation, Finding, Reason, explain};
 pub use hints::{Restriction, Restrictions};
+pub use index::{MatchIndex, Transition};
 pub use labels::Labels;
+pub use lint::{Lint, LintKind, lint};
 pub use parser::Limits;
+pub use satisfy::{Satisfiability, satisfiability};
 pub use selector::{InvalidExpr, Selector};
