@@ -2,3 +2,4 @@
 
 pub mod autodetect;
 pub mod protocol;
+pub mod store;

@@ -14,7 +14,6 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 /// Where the agent listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/var/run/calico/node.sock";
@@ -49,50 +48,75 @@ pub enum Request {
     },
 }
 
-/// A datastore operation in path and JSON form.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+/// A datastore operation; the byte layer of `calico_datastore::Backend` in JSON. Values are the stored text.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "do", rename_all = "kebab-case")]
 pub enum StoreOperation {
     /// Read one object.
     Get {
         /// Key path.
-        path: String,
+        key: String,
     },
-    /// List what lies below any of the prefixes, at one revision.
+    /// List what lies in the ranges, at one revision.
     List {
-        /// Path prefixes.
-        prefixes: Vec<String>,
+        /// Ranges.
+        ranges: Vec<StoreRange>,
     },
-    /// Write a batch: all or nothing where the store can, else one after the other until one fails.
-    Write {
+    /// A transaction: all writes or none.
+    Txn {
         /// The writes.
         writes: Vec<StoreWrite>,
     },
+    /// Identity and newest revision of the store.
+    Info,
+}
+
+/// A range of keys.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StoreRange {
+    /// This key.
+    Exact(String),
+    /// Every key that starts with this text.
+    Prefix(String),
 }
 
 /// One conditional write.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub struct StoreWrite {
     /// Key path.
-    pub path: String,
-    /// New value; absent = delete.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub value: Option<Value>,
-    /// What must be true of the stored object.
-    pub condition: StoreCondition,
+    pub key: String,
+    /// Condition.
+    pub expect: StoreExpect,
+    /// Effect.
+    pub change: StoreChange,
 }
 
 /// Condition of a write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum StoreExpect {
+    /// None.
+    Any,
+    /// The key is not there.
+    Absent,
+    /// The key is there.
+    Present,
+    /// The key is at this revision.
+    Revision(u64),
+}
+
+/// Effect of a write.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
-pub enum StoreCondition {
-    /// Nothing.
-    Any,
-    /// The object must not exist.
-    Absent,
-    /// The object must be at this revision.
-    Revision(String),
+pub enum StoreChange {
+    /// Store this text.
+    Put(String),
+    /// Remove the key.
+    Delete,
+    /// Only check the condition.
+    Check,
 }
 
 /// An answer of the agent.
@@ -111,29 +135,76 @@ pub enum Response {
     },
     /// Answer to [`Request::Store`].
     Store {
-        /// Objects read or written, in the order asked for.
-        items: Vec<StoreItem>,
-        /// Revision of the list or of the write.
-        revision: String,
+        /// What was read, or what each write replaced.
+        items: Vec<Option<StoreItem>>,
+        /// Revision of the list or of the write; 0 for a get.
+        revision: u64,
+        /// Where the store is and which one it is; only for `info`.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        info: Option<StorePlace>,
     },
     /// The request failed.
-    Error {
-        /// A short class: `conflict`, `exists`, `missing`, `unreachable`, `invalid`, `denied`, `internal`.
-        class: String,
-        /// What went wrong.
-        message: String,
-    },
+    Error(Failure),
 }
 
 /// An object of the datastore.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct StoreItem {
     /// Key path.
-    pub path: String,
-    /// JSON value.
-    pub value: Value,
-    /// Revision of the object.
-    pub revision: String,
+    pub key: String,
+    /// Stored text.
+    pub value: String,
+    /// Revision of the last write.
+    pub revision: u64,
+}
+
+/// Which store the agent uses.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StorePlace {
+    /// File or endpoints.
+    pub place: String,
+    /// Identity of the data.
+    pub identity: String,
+}
+
+/// Why the agent did not do what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Failure {
+    /// What kind of failure it is.
+    pub class: FailureClass,
+    /// What it is about: a key, mostly.
+    #[serde(default)]
+    pub subject: String,
+    /// What went wrong.
+    pub message: String,
+    /// Conflict: the revision that was expected.
+    #[serde(default)]
+    pub expected: u64,
+    /// Conflict or exists: what the store holds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub current: Option<StoreItem>,
+}
+
+/// Kinds of failure.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum FailureClass {
+    /// Compare-and-swap lost.
+    Conflict,
+    /// The object is already there.
+    Exists,
+    /// The object is not there.
+    Missing,
+    /// The store cannot be reached.
+    Unreachable,
+    /// The store takes no writes.
+    ReadOnly,
+    /// The caller may not do this.
+    Denied,
+    /// The request or the object breaks a rule.
+    Invalid,
+    /// Anything else.
+    Internal,
 }
 
 /// How the agent of a node is doing.
@@ -306,11 +377,11 @@ mod tests {
     #[test]
     fn requests_and_responses_survive_the_wire() {
         let request = Request::Store {
-            op: StoreOperation::Write {
+            op: StoreOperation::Txn {
                 writes: vec![StoreWrite {
-                    path: "/calico/ipam/v2/config".into(),
-                    value: Some(serde_json::json!({"strict_affinity": true})),
-                    condition: StoreCondition::Revision("7".into()),
+                    key: "/calico/ipam/v2/config".into(),
+                    expect: StoreExpect::Revision(7),
+                    change: StoreChange::Put(r#"{"strict_affinity":true}"#.into()),
                 }],
             },
         };
