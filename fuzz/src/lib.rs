@@ -1,0 +1,21 @@
+//! Every fuzz target as a plain function of bytes.
+//!
+//! A target panics when a law is broken and returns otherwise. The programs in `fuzz_targets/` call one each; the test
+//! `replay` calls all of them on the committed corpus, on a stable compiler.
+//!
+//! To add a target: a module with a `pub fn` here, a line in [`TARGETS`], a program in `fuzz_targets/`, a folder in
+//! `corpus/` with at least one input, a `[[bin]]` in `Cargo.toml`.
+
+#![forbid(unsafe_code)]
+
+mod label_selector;
+mod selector;
+
+pub use label_selector::label_selector;
+pub use selector::selector;
+
+/// A target: takes any bytes, panics when a law is broken.
+pub type Target = fn(&[u8]);
+
+/// All targets by the name of their program and of their corpus folder, sorted.
+pub const TARGETS: &[(&str, Target)] = &[("label_selector", label_selector), ("selector", selector)];
