@@ -1,3 +1,67 @@
 //! Calico's block-affinity IP address management as pure, resumable state machines.
+//!
+//! Addresses live in blocks; a block is the unit of compare-and-swap and belongs to a host.
+//! Every operation is a machine ([`Operation`]): it says which objects it needs or which
+//! conditional writes to make, the caller carries that out on whatever datastore it has, and
+//! hands the answer back. Machines have no clock, no randomness and no connection, so the same
+//! code runs in a CNI plugin, in an agent and in a simulation that interleaves and crashes it
+//! at every step.
+//!
+//! ```
+//! use calico_ipam::memory::{MemoryStore, run};
+//! use calico_ipam::{AutoAssign, AutoAssignArgs, Pool};
+//!
+//! let mut store = MemoryStore::default();
+//! store.add_pool(Pool::new("default", "10.0.0.0/16".parse().unwrap()));
+//! store.add_node("node1", &[]);
+//!
+//! let args = AutoAssignArgs::workload("node1", "k8s-pod-network.0123", 1, 0);
+//! let assigned = run(&mut store, AutoAssign::new(args, 1_700_000_000_000_000_000))?;
+//! assert_eq!(assigned.addresses().count(), 1);
+//! # Ok::<(), calico_ipam::IpamError>(())
+//! ```
 
 #![forbid(unsafe_code)]
+
+mod affinity;
+mod assign;
+mod attribute;
+mod backoff;
+mod bitmap;
+mod block;
+mod commit;
+mod environment;
+mod error;
+mod handle;
+mod housekeeping;
+mod io;
+pub mod memory;
+mod order;
+mod pools;
+mod range;
+mod reserve;
+mod search;
+mod store;
+
+pub use affinity::{Affinity, State};
+pub use assign::{
+    Assignment, AutoAssign, AutoAssignArgs, AutoAssigned, FamilyRequest, FamilyResult, LimitSource, Note,
+};
+pub use attribute::{Attribute, Owner, RESERVED_HANDLE, clean_handle};
+pub use backoff::backoff;
+pub use bitmap::Bitmap;
+pub use block::{Block, BlockParts, BlockRelease, HostReservation, MAX_BLOCK_BITS, ReleaseOptions};
+pub use environment::Environment;
+pub use error::{BlockError, IpamError, StoredError};
+pub use handle::Handle;
+pub use order::{BlockSpace, fnv1_32, search_seed};
+pub use pools::{
+    Criteria, Encapsulation, Filter, IntendedUse, Labels, Pool, Rejection, first_overlap, pool_of,
+};
+pub use range::{Family, Ranges};
+pub use reserve::Reservations;
+pub use search::DEFAULT_MAX_BLOCKS;
+pub use store::{
+    Answer, Batch, CollapsedWrite, Config, Expect, Failure, Found, Item, Key, Operation, Outcome, Query,
+    Read, Request, Revision, Scope, Step, Stored, Write,
+};
