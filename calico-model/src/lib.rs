@@ -1,3 +1,53 @@
 //! Calico's resource model: kinds, defaults, validation, datastore keys and Kubernetes conversions.
 
 #![forbid(unsafe_code)]
+
+mod any;
+mod asn;
+pub mod decode;
+mod dscp;
+mod duration;
+mod envelope;
+pub mod error;
+pub mod k8s;
+pub mod key;
+mod key_parse;
+mod kind;
+mod meta;
+mod port;
+mod protocol;
+pub mod resource;
+pub mod shape;
+mod time;
+mod value;
+
+pub use any::*;
+pub use asn::{ASNumber, ASNumberError};
+pub use dscp::{DSCP_NAMES, Dscp, DscpError};
+pub use duration::{DurationError, GoDuration};
+pub use envelope::{API_VERSION, CRD_V1_API_VERSION, Resource, Spec};
+pub use error::{FieldError, ModelError};
+pub use key::{
+    AffinityType, BlockAffinityKey, BlockKey, IpamHandleKey, IpamHostKey, Key, KubernetesKey, KubernetesKind,
+    ResourceKey, WorkloadEndpointKey,
+};
+pub use key_parse::KeyError;
+pub use kind::{Kind, Scope, UnknownKind};
+pub use meta::{Labels, ListMeta, ObjectMeta, OwnerReference};
+pub use port::{Port, PortError};
+pub use protocol::{PROTOCOL_NAMES, Protocol};
+pub use resource::bgp::*;
+pub use resource::cluster::*;
+pub use resource::controllers::*;
+pub use resource::endpoint::*;
+pub use resource::felix::*;
+pub use resource::ip_pool::*;
+pub use resource::ipam::*;
+pub use resource::live_migration::*;
+pub use resource::network_set::*;
+pub use resource::node::*;
+pub use resource::node_status::*;
+pub use resource::policy::*;
+pub use resource::tier::*;
+pub use time::{Timestamp, TimestampError};
+pub use value::{Revision, Update, Value};
