@@ -2,5 +2,8 @@
 
 pub mod driver;
 pub mod netlink;
+pub mod netns;
 pub mod nft;
+pub mod pod;
 pub mod sys;
+pub mod sysctl;

@@ -58,6 +58,16 @@ pub struct Request<'a> {
     pub body: &'a dyn Fn(&mut Body<'_>),
 }
 
+/// One request of a pipeline.
+pub struct Step<F> {
+    /// `nlmsg_type`.
+    pub kind: u16,
+    /// `nlmsg_flags` beyond `REQUEST` and `ACK`.
+    pub flags: u16,
+    /// Writes what follows the header.
+    pub body: F,
+}
+
 /// A blocking netlink socket.
 pub struct Socket {
     raw: RawSocket,
@@ -199,9 +209,9 @@ impl Socket {
     ///
     /// # Errors
     /// Only for the socket itself; refusals are in the result.
-    pub fn pipeline<'r>(
+    pub fn pipeline<F: FnOnce(&mut Body<'_>)>(
         &mut self,
-        requests: impl IntoIterator<Item = Request<'r>>,
+        requests: impl IntoIterator<Item = Step<F>>,
     ) -> Result<Vec<Option<Refusal>>, NetlinkError> {
         let mut results = Vec::new();
         let mut requests = requests.into_iter().peekable();
@@ -212,7 +222,7 @@ impl Socket {
                 let Some(request) = requests.next() else { break };
                 let sequence = first.wrapping_add(count as u32);
                 let header = request.flags | flags::REQUEST | flags::ACK;
-                self.send.message(request.kind, header, sequence, |out| (request.body)(out));
+                self.send.message(request.kind, header, sequence, request.body);
                 count += 1;
             }
             self.sequence = first.wrapping_add(count as u32 - 1);
@@ -494,13 +504,12 @@ mod tests {
         let mut socket = Socket::open(Protocol::Route).unwrap();
         let good = get_link(1, "");
         let bad = get_link(0, "no-such-link");
-        let request = |good_one: bool| Request {
-            action: &"read",
+        let step = |good_one: bool| Step {
             kind: 18,
             flags: 0,
             body: if good_one { &good as &dyn Fn(&mut Body<'_>) } else { &bad },
         };
-        let results = socket.pipeline((0..600).map(|i| request(i % 3 != 0))).unwrap();
+        let results = socket.pipeline((0..600).map(|i| step(i % 3 != 0))).unwrap();
         assert_eq!(results.len(), 600);
         for (position, result) in results.iter().enumerate() {
             assert_eq!(result.is_some(), position % 3 == 0, "{position}");
