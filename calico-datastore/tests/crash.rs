@@ -2,6 +2,8 @@
 //!
 //! `CALICO_CRASH_KILLS=1000 cargo test -p calico-datastore --test crash` for the long run.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;

@@ -1,5 +1,7 @@
 //! What only the embedded store promises: files, several processes, compaction, backups, damage, a full disk.
 
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout, clippy::print_stderr)]
+
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

@@ -1,0 +1,42 @@
+//! From settings to a store.
+
+use std::sync::Arc;
+
+use crate::config::DatastoreConfig;
+use crate::datastore::Datastore;
+use crate::error::StoreError;
+
+/// What kind of program opens the store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// A long-lived program that also looks after the store: integrity check at start, repair, backups.
+    Agent,
+    /// A command or plugin that starts often and must start fast.
+    Tool,
+}
+
+/// Opens the configured store. Network stores connect when they are first used.
+///
+/// # Errors
+/// Whatever opening the file reports; [`StoreError::Config`] for a store that this build does not have.
+pub fn open(config: &DatastoreConfig, role: Role) -> Result<Arc<dyn Datastore>, StoreError> {
+    match config {
+        #[cfg(feature = "sqlite")]
+        DatastoreConfig::Sqlite { path } => {
+            let mut options = crate::SqliteOptions::new(path);
+            options.maintain = role == Role::Agent;
+            Ok(Arc::new(crate::Store::new(crate::SqliteStore::open(options)?)))
+        }
+        #[cfg(not(feature = "sqlite"))]
+        DatastoreConfig::Sqlite { .. } => Err(absent("sqlite", role)),
+        DatastoreConfig::Etcd(_) => Err(absent("etcdv3", role)),
+        DatastoreConfig::Kubernetes(_) => Err(absent("kubernetes", role)),
+    }
+}
+
+fn absent(kind: &str, _role: Role) -> StoreError {
+    StoreError::Config {
+        name: "DATASTORE_TYPE".to_owned(),
+        reason: format!("this build has no {kind} datastore"),
+    }
+}
