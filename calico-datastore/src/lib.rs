@@ -20,6 +20,7 @@
 #![forbid(unsafe_code)]
 
 pub mod backend;
+mod backoff;
 mod blocking;
 pub mod codec;
 pub mod config;
@@ -31,6 +32,7 @@ mod open;
 mod request;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+mod syncer;
 pub mod yaml;
 
 pub use backend::{
@@ -47,3 +49,4 @@ pub use open::{Role, open};
 pub use request::{ListRequest, bgp_view, felix_view, node_status_view, tunnel_view};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{DEFAULT_PATH, SqliteOptions, SqliteStore};
+pub use syncer::{SyncEvent, SyncStatus, Syncer, SyncerOptions, SyncerStats};

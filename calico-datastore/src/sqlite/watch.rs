@@ -11,6 +11,7 @@ use tokio::sync::watch;
 
 use super::store::Inner;
 use crate::backend::{KeyRanges, RawBatch};
+use crate::backoff::Jitter;
 use crate::error::StoreError;
 
 /// How long the watcher sleeps when no notification arrives: it covers a writer that was killed between its
@@ -101,24 +102,6 @@ fn wait(stop: &OwnedFd, notifications: Option<&OwnedFd>, timeout: Duration) -> b
         while reader.next().is_ok() {}
     }
     true
-}
-
-/// Spreads waits by ±25 %, so that processes started together do not stay in step.
-struct Jitter(u64);
-
-impl Jitter {
-    fn new() -> Self {
-        use std::hash::{BuildHasher, Hasher};
-        Self(std::collections::hash_map::RandomState::new().build_hasher().finish() | 1)
-    }
-
-    fn spread(&mut self, base: Duration) -> Duration {
-        self.0 ^= self.0 << 13;
-        self.0 ^= self.0 >> 7;
-        self.0 ^= self.0 << 17;
-        let percent = u32::try_from(self.0 % 51).unwrap_or(0) + 75;
-        base * percent / 100
-    }
 }
 
 /// One open watch. It pulls from the log at its own pace: a slow reader costs nothing but its own delay.
