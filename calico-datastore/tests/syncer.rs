@@ -30,7 +30,7 @@ fn key(name: &str) -> Key {
 }
 
 fn value(name: &str, net: &str) -> Value {
-    let spec = NetworkSetSpec { nets: vec![net.to_owned()], ..NetworkSetSpec::default() };
+    let spec = NetworkSetSpec { nets: vec![net.to_owned()] };
     AnyResource::from(NetworkSet::new(name, spec).in_namespace("prod")).into()
 }
 
