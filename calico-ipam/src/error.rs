@@ -306,6 +306,22 @@ pub enum IpamError {
         /// Why the second family failed.
         cause: Box<IpamError>,
     },
+    /// The caller wants no address that automatic assignment would not give.
+    #[error("{address} is refused: {exception}")]
+    Refused {
+        /// The address.
+        address: IpAddr,
+        /// The rule it does not follow.
+        exception: crate::assign_ip::Exception,
+    },
+    /// The handle holds as many addresses as it may.
+    #[error("handle {handle} already holds {cap} addresses of this family, its limit")]
+    HandleFull {
+        /// The handle.
+        handle: Arc<str>,
+        /// The limit.
+        cap: u32,
+    },
     /// A configuration that contradicts itself.
     #[error("IPAM configuration: {rule}")]
     Config {

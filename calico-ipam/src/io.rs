@@ -53,6 +53,11 @@ impl View {
         self.known.contains_key(key)
     }
 
+    /// The revision of an object that exists.
+    pub(crate) fn revision(&self, key: &Key) -> Option<Revision> {
+        self.known.get(key)?.as_ref().map(|(_, revision)| revision.clone())
+    }
+
     pub(crate) fn block(&self, cidr: IpNet) -> Seen<&Arc<Block>> {
         self.seen(&Key::Block(cidr), |stored| match stored {
             Stored::Block(block) => Some(block),

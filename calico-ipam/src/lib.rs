@@ -25,13 +25,16 @@
 
 mod affinity;
 mod assign;
+mod assign_ip;
 mod attribute;
 mod backoff;
 mod bitmap;
 mod block;
+mod claim;
 mod commit;
 mod environment;
 mod error;
+mod give_up;
 mod handle;
 mod housekeeping;
 mod io;
@@ -39,28 +42,37 @@ pub mod memory;
 mod order;
 mod pools;
 mod range;
+mod release;
+mod release_handle;
 mod reserve;
 mod search;
+mod set_config;
 mod store;
 
 pub use affinity::{Affinity, State};
 pub use assign::{
     Assignment, AutoAssign, AutoAssignArgs, AutoAssigned, FamilyRequest, FamilyResult, LimitSource, Note,
 };
+pub use assign_ip::{AssignIp, AssignIpArgs, AssignedIp, Exception};
 pub use attribute::{Attribute, Owner, RESERVED_HANDLE, clean_handle};
 pub use backoff::backoff;
 pub use bitmap::Bitmap;
 pub use block::{Block, BlockParts, BlockRelease, HostReservation, MAX_BLOCK_BITS, ReleaseOptions};
+pub use claim::{ClaimAffinity, Claimed};
 pub use environment::Environment;
 pub use error::{BlockError, IpamError, StoredError};
+pub use give_up::{Claims, Conditions, GiveUp, GivenUp};
 pub use handle::Handle;
 pub use order::{BlockSpace, fnv1_32, search_seed};
 pub use pools::{
     Criteria, Encapsulation, Filter, IntendedUse, Labels, Pool, Rejection, first_overlap, pool_of,
 };
 pub use range::{Family, Ranges};
+pub use release::{ReleaseIps, Released};
+pub use release_handle::{IpsByHandle, ReleaseByHandle};
 pub use reserve::Reservations;
 pub use search::DEFAULT_MAX_BLOCKS;
+pub use set_config::SetConfig;
 pub use store::{
     Answer, Batch, CollapsedWrite, Config, Expect, Failure, Found, Item, Key, Operation, Outcome, Query,
     Read, Request, Revision, Scope, Step, Stored, Write,
