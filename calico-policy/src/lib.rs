@@ -5,14 +5,32 @@
 
 #![forbid(unsafe_code)]
 
+mod active;
 pub mod changes;
+mod endpoints;
+mod graph;
 pub mod ir;
 pub mod members;
 pub mod mirror;
+mod nodes;
 pub mod normal;
 pub mod order;
-pub mod outbox;
+mod outbox;
 pub mod packet;
+mod policies;
+mod pools;
+mod problems;
+mod resolver;
+mod routes;
+pub mod rules;
+mod services;
+mod sets;
+mod settings;
 pub mod verdict;
 
 pub use changes::Changes;
+pub use endpoints::workload_id;
+pub use graph::{Graph, GraphConfig, policy_kind};
+pub use mirror::Mirror;
+pub use nodes::derived_mac;
+pub use policies::DEFAULT_TIER;

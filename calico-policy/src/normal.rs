@@ -445,11 +445,11 @@ mod tests {
     #[test]
     fn unreachable_rules_are_dropped() {
         let rule = |index, action, matches: &[Match]| Rule { index, action, matches: matches.to_vec() };
-        let v4 = Match::Family(Family::V4);
+        let v4 = [Match::Family(Family::V4)];
         let kept = reachable(vec![
             rule(0, RuleAction::Log, &[]),
-            rule(1, RuleAction::Allow, &[v4.clone()]),
-            rule(2, RuleAction::Deny, &[v4]),
+            rule(1, RuleAction::Allow, &v4),
+            rule(2, RuleAction::Deny, &v4),
             rule(3, RuleAction::Deny, &[]),
             rule(4, RuleAction::Allow, &[]),
         ]);

@@ -24,6 +24,17 @@ impl TierOrder {
     pub fn missing(name: Arc<str>) -> Self {
         Self { name, exists: false, order: None, default_action: DefaultAction::Deny }
     }
+
+    /// The tiers that every cluster has, whether or not their objects have arrived.
+    pub fn built_in(name: &str) -> Option<Self> {
+        let (order, default_action) = match name {
+            "kube-admin" => (1_000.0, DefaultAction::Pass),
+            "default" => (1_000_000.0, DefaultAction::Deny),
+            "kube-baseline" => (10_000_000.0, DefaultAction::Pass),
+            _ => return None,
+        };
+        Some(Self { name: name.into(), exists: true, order: Some(order), default_action })
+    }
 }
 
 /// Existing tiers before missing ones, then by order with absent last, then by name.
@@ -88,7 +99,7 @@ mod tests {
     #[test]
     fn policies_sort_like_the_example_of_the_specification() {
         use PolicyKind::{GlobalNetworkPolicy, NetworkPolicy};
-        let mut list = vec![
+        let mut list = [
             (None, id(NetworkPolicy, "ns1", "a")),
             (None, id(GlobalNetworkPolicy, "", "a")),
             (Some(5.0), id(GlobalNetworkPolicy, "", "b")),
@@ -102,12 +113,8 @@ mod tests {
     #[test]
     fn tiers_sort_missing_last_and_absent_order_after_numbers() {
         let tier = |name: &str, order| TierOrder { order, exists: true, ..TierOrder::missing(name.into()) };
-        let mut list = vec![
-            TierOrder::missing("a".into()),
-            tier("z", None),
-            tier("y", Some(10.0)),
-            tier("x", Some(10.0)),
-        ];
+        let mut list =
+            [TierOrder::missing("a".into()), tier("z", None), tier("y", Some(10.0)), tier("x", Some(10.0))];
         list.sort_by(compare_tiers);
         assert_eq!(list.iter().map(|t| t.name.as_ref()).collect::<Vec<_>>(), ["x", "y", "z", "a"]);
     }
