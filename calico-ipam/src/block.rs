@@ -58,6 +58,8 @@ pub struct BlockParts {
     pub sequences: BTreeMap<usize, u64>,
     /// Soft-delete mark.
     pub deleted: bool,
+    /// The owner in the form of very old versions; kept, not interpreted.
+    pub host_affinity: Option<Arc<str>>,
 }
 
 /// One address to release and what the caller believes about it.
@@ -109,6 +111,7 @@ pub struct Block {
     /// 0 where the ordinal has no entry; a missing entry reads as 0 as well.
     sequences: Vec<u64>,
     deleted: bool,
+    host_affinity: Option<Arc<str>>,
 }
 
 impl Block {
@@ -136,6 +139,7 @@ impl Block {
             sequence: now,
             sequences: vec![0; size],
             deleted: false,
+            host_affinity: None,
         };
         let (start, end) = (usize::from(reservation.start).min(size), usize::from(reservation.end).min(size));
         if start + end > 0 {
@@ -228,6 +232,7 @@ impl Block {
             sequence: parts.sequence,
             sequences,
             deleted: parts.deleted,
+            host_affinity: parts.host_affinity,
         })
     }
 
@@ -253,6 +258,7 @@ impl Block {
                 .filter(|(_, sequence)| *sequence != 0)
                 .collect(),
             deleted: self.deleted,
+            host_affinity: self.host_affinity.clone(),
         }
     }
 

@@ -100,6 +100,14 @@ pub enum StoredError {
         /// The ordinal.
         ordinal: usize,
     },
+    /// The stored bytes are not such an object at all.
+    #[error("{key}: {reason}")]
+    Unreadable {
+        /// Path of the object.
+        key: String,
+        /// Where and why reading stopped.
+        reason: String,
+    },
     /// A field of a stored object cannot be read.
     #[error("{key}: field {field}: {found:?} is not {expected}")]
     Field {

@@ -32,6 +32,7 @@ mod bitmap;
 mod block;
 mod claim;
 mod commit;
+mod convert;
 mod environment;
 mod error;
 mod give_up;
