@@ -5,6 +5,7 @@
 mod any;
 mod asn;
 pub mod decode;
+pub mod defaults;
 mod dscp;
 mod duration;
 mod envelope;
@@ -14,6 +15,8 @@ pub mod key;
 mod key_parse;
 mod kind;
 mod meta;
+pub mod names;
+pub mod net;
 mod port;
 mod protocol;
 pub mod resource;

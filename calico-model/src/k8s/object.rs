@@ -2,10 +2,10 @@
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use serde_json::Value as Json;
 
 use crate::decode::{self, Mode};
 use crate::error::ModelError;
+use crate::k8s::cluster_policy::ClusterNetworkPolicy;
 use crate::k8s::types::{EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service, ServiceAccount};
 use crate::{Kind, KubernetesKind};
 
@@ -21,8 +21,8 @@ pub enum KubernetesObject {
     Pod(Pod),
     /// A network policy.
     NetworkPolicy(NetworkPolicy),
-    /// A cluster network policy, as a tree.
-    ClusterNetworkPolicy(Json),
+    /// A cluster network policy.
+    ClusterNetworkPolicy(ClusterNetworkPolicy),
     /// A node.
     Node(Node),
     /// A service.
@@ -79,7 +79,7 @@ impl KubernetesObject {
             Self::ServiceAccount(o) => write(kind, o),
             Self::Pod(o) => write(kind, o),
             Self::NetworkPolicy(o) => write(kind, o),
-            Self::ClusterNetworkPolicy(o) => serde_json::to_vec(o).unwrap_or_default(),
+            Self::ClusterNetworkPolicy(o) => write(kind, o),
             Self::Node(o) => write(kind, o),
             Self::Service(o) => write(kind, o),
             Self::EndpointSlice(o) => write(kind, o),
