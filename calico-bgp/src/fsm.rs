@@ -1,6 +1,6 @@
 //! One TCP connection of a peer: from the OPEN we send to the message that ends it (RFC 4271 section 8).
 //!
-//! A [`Connection`] knows nothing of its sibling, of routes and of dialling; see [`crate::peer`] for those.
+//! A connection knows nothing of its sibling, of routes and of dialling; see [`crate::peer`] for those.
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};
@@ -110,7 +110,6 @@ pub(crate) struct Connection {
     pub(crate) id: ConnectionId,
     pub(crate) outgoing: bool,
     pub(crate) local: SocketAddr,
-    pub(crate) remote: SocketAddr,
     pub(crate) phase: Phase,
     pub(crate) negotiated: Option<Negotiated>,
     pub(crate) hold: Option<Instant>,
@@ -128,7 +127,7 @@ impl Connection {
         now: Instant,
         id: ConnectionId,
         outgoing: bool,
-        (local, remote): (SocketAddr, SocketAddr),
+        local: SocketAddr,
         open: Open,
         offered: Capabilities,
     ) -> Self {
@@ -136,7 +135,6 @@ impl Connection {
             id,
             outgoing,
             local,
-            remote,
             phase: Phase::OpenSent,
             negotiated: None,
             hold: Some(now + OPEN_HOLD),
@@ -157,10 +155,6 @@ impl Connection {
 
     pub(crate) fn pop_transmit(&mut self) -> Option<Bytes> {
         self.transmit.pop_front()
-    }
-
-    pub(crate) fn has_transmit(&self) -> bool {
-        !self.transmit.is_empty()
     }
 
     /// Everything still to be written, to go before a farewell.
@@ -193,7 +187,7 @@ impl Connection {
     }
 
     /// Takes received octets and hands every whole message to `each`, which says whether to go on. What is left over
-    /// waits for the next call.
+    /// waits for the next call; the result tells whether there may be whole messages in it.
     ///
     /// # Errors
     /// The NOTIFICATION to send, of the framing or from `each`.
@@ -201,7 +195,7 @@ impl Connection {
         &mut self,
         data: &[u8],
         mut each: impl FnMut(&mut Connection, Incoming<'_>) -> Result<bool, Notification>,
-    ) -> Result<(), Notification> {
+    ) -> Result<bool, Notification> {
         // Most reads begin and end on message boundaries or nearly so: whole messages are read from the caller's
         // buffer, only the torn one is copied.
         let mut kept = std::mem::take(&mut self.received);
@@ -211,30 +205,27 @@ impl Connection {
         }
         let input: &[u8] = if joined { &kept } else { data };
         let mut rest = input;
-        loop {
+        let mut more = false;
+        while !more {
             let limits = self.limits();
             match split_message(rest, limits)? {
                 Decoded::Incomplete { .. } => break,
                 Decoded::Message { kind, body, length } => {
                     rest = rest.get(length..).unwrap_or_default();
-                    let go_on = match decode(kind, body)? {
-                        Some(incoming) => each(self, incoming)?,
-                        None => true,
-                    };
-                    if !go_on {
-                        return Ok(());
+                    if let Some(incoming) = decode(kind, body)? {
+                        more = !each(self, incoming)?;
                     }
                 }
             }
         }
-        let consumed = input.len() - rest.len();
+        let left = rest.len();
         if joined {
-            kept.drain(..consumed);
+            kept.drain(..kept.len() - left);
         } else {
-            kept.extend_from_slice(rest);
+            kept.extend_from_slice(data.get(data.len() - left..).unwrap_or_default());
         }
         self.received = kept;
-        Ok(())
+        Ok(more)
     }
 }
 

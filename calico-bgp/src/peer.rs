@@ -9,6 +9,7 @@ use bytes::{Bytes, BytesMut};
 
 use crate::config::{Authentication, PeerConfig};
 use crate::fsm::{Connection, ConnectionId, Incoming, Negotiated, Phase, negotiate};
+use crate::rib::Applied;
 use crate::wire::capability::{GracefulFamily, GracefulRestart, LongLivedFamily};
 use crate::wire::notification::code;
 use crate::wire::{
@@ -110,7 +111,8 @@ pub(crate) enum Action {
     Close { connection: ConnectionId, farewell: Option<Bytes> },
     Up,
     Down { reason: DownReason, graceful: FamilySet },
-    EndOfRibWanted,
+    EndOfRib(Family),
+    Exceeded(Family),
     Refresh(Family, RouteRefreshKind),
 }
 
@@ -140,6 +142,9 @@ pub(crate) struct Peer {
     ever_established: bool,
     stopped: bool,
 }
+
+/// Takes the body of an UPDATE of the established session.
+pub(crate) type UpdateSink<'a> = dyn FnMut(&[u8], &Negotiated) -> Result<Applied, Notification> + 'a;
 
 const INCOMING: usize = 0;
 const OUTGOING: usize = 1;
@@ -297,7 +302,7 @@ impl Peer {
         &mut self,
         now: Instant,
         id: ConnectionId,
-        addresses: (SocketAddr, SocketAddr),
+        local_end: SocketAddr,
         local: LocalState,
         out: &mut Vec<Action>,
     ) {
@@ -307,7 +312,7 @@ impl Peer {
             out.push(Action::Close { connection: id, farewell: None });
             return;
         }
-        self.add_half(now, OUTGOING, id, addresses, local, out);
+        self.add_half(now, OUTGOING, id, local_end, local, out);
     }
 
     /// The peer dialled us.
@@ -315,7 +320,7 @@ impl Peer {
         &mut self,
         now: Instant,
         id: ConnectionId,
-        addresses: (SocketAddr, SocketAddr),
+        local_end: SocketAddr,
         local: LocalState,
         out: &mut Vec<Action>,
     ) {
@@ -333,7 +338,7 @@ impl Peer {
             out.push(Action::Close { connection: id, farewell: None });
             return;
         }
-        self.add_half(now, free, id, addresses, local, out);
+        self.add_half(now, free, id, local_end, local, out);
         if let Some(Some(half)) = self.halves.get_mut(free) {
             half.outgoing = false;
         }
@@ -344,13 +349,13 @@ impl Peer {
         now: Instant,
         slot: usize,
         id: ConnectionId,
-        addresses: (SocketAddr, SocketAddr),
+        local_end: SocketAddr,
         local: LocalState,
         out: &mut Vec<Action>,
     ) {
         let offered = self.capabilities(local);
         let open = self.open_message(local, &offered);
-        let half = Connection::open(now, id, slot == OUTGOING, addresses, open, offered);
+        let half = Connection::open(now, id, slot == OUTGOING, local_end, open, offered);
         match self.halves.get_mut(slot) {
             Some(place) if place.is_none() => *place = Some(half),
             _ => out.push(Action::Close { connection: id, farewell: None }),
@@ -530,7 +535,9 @@ impl Peer {
         }
     }
 
-    /// Octets came in on a connection. UPDATEs of the established session go to `update`.
+    /// Octets came in on a connection. UPDATEs of the established session go to `update`. Stops after every message
+    /// that leads to an action, so that the caller can act before later messages are read; `true` asks for another call
+    /// without octets.
     pub(crate) fn receive(
         &mut self,
         now: Instant,
@@ -538,33 +545,33 @@ impl Peer {
         data: &[u8],
         local: LocalState,
         out: &mut Vec<Action>,
-        update: &mut dyn FnMut(&[u8], &Negotiated, &mut PeerCounters) -> Result<(), Notification>,
-    ) {
+        update: &mut UpdateSink<'_>,
+    ) -> bool {
         // The half is taken out so that its sibling and the peer can be changed while it reads.
         let Some(slot) = self.halves.iter().position(|half| half.as_ref().is_some_and(|half| half.id == id))
         else {
-            return;
+            return false;
         };
-        let Some(mut half) = self.halves.get_mut(slot).and_then(Option::take) else { return };
+        let Some(mut half) = self.halves.get_mut(slot).and_then(Option::take) else { return false };
         self.counters.octets_in += data.len() as u64;
         let mut closing = None;
         let result = half.receive(data, |half, incoming| {
-            self.message(now, half, incoming, local, out, update).map(|end| {
-                closing = end;
-                closing.is_none()
-            })
+            closing = self.message(now, half, incoming, local, out, update)?;
+            Ok(closing.is_none() && out.is_empty())
         });
-        match self.halves.get_mut(slot) {
-            Some(place) if place.is_none() => *place = Some(half),
-            _ => {
-                out.push(Action::Close { connection: id, farewell: None });
-                return;
-            }
+        if let Some(place) = self.halves.get_mut(slot) {
+            *place = Some(half);
         }
         match (result, closing) {
-            (Err(notification), _) => self.fail(now, id, notification, out),
-            (Ok(()), Some(received)) => self.ended_by_peer(now, id, received, out),
-            (Ok(()), None) => {}
+            (Err(notification), _) => {
+                self.fail(now, id, notification, out);
+                false
+            }
+            (Ok(_), Some(received)) => {
+                self.ended_by_peer(now, id, received, out);
+                false
+            }
+            (Ok(more), None) => more,
         }
     }
 
@@ -604,7 +611,7 @@ impl Peer {
         incoming: Incoming<'_>,
         local: LocalState,
         out: &mut Vec<Action>,
-        update: &mut dyn FnMut(&[u8], &Negotiated, &mut PeerCounters) -> Result<(), Notification>,
+        update: &mut UpdateSink<'_>,
     ) -> Result<Option<Notification>, Notification> {
         let unexpected = match half.phase {
             Phase::OpenSent => code::UNEXPECTED_OPEN_SENT,
@@ -625,14 +632,16 @@ impl Peer {
                 self.connect_retry = None;
                 self.dialling = false;
                 out.push(Action::Up);
-                out.push(Action::EndOfRibWanted);
             }
             (Phase::Established, Incoming::Keepalive) => half.restart_hold(now),
             (Phase::Established, Incoming::Update(body)) => {
                 half.restart_hold(now);
                 self.counters.updates_in += 1;
                 if let Some(negotiated) = &half.negotiated {
-                    update(body, negotiated, &mut self.counters)?;
+                    let applied = update(body, negotiated)?;
+                    self.counters.malformed_updates += u64::from(applied.malformed);
+                    out.extend(applied.end_of_rib.map(Action::EndOfRib));
+                    out.extend(applied.exceeded.map(Action::Exceeded));
                 }
             }
             (Phase::Established, Incoming::Refresh(family, kind)) => {
@@ -719,6 +728,22 @@ impl Peer {
                 }
             }
         }
+    }
+
+    /// The next message that is not an UPDATE, of either half.
+    pub(crate) fn poll_control(&mut self) -> Option<(ConnectionId, Bytes)> {
+        self.halves.iter_mut().flatten().find_map(|half| {
+            if half.stalled.is_some() {
+                return None;
+            }
+            Some((half.id, half.pop_transmit()?))
+        })
+    }
+
+    /// The connection for UPDATEs, when it takes more.
+    pub(crate) fn writable_session(&self) -> Option<ConnectionId> {
+        let (half, _) = self.session()?;
+        half.stalled.is_none().then_some(half.id)
     }
 
     /// Asks the peer for its routes again; `false` when it cannot be asked.

@@ -121,6 +121,11 @@ pub struct ExportPolicy {
 }
 
 impl ExportPolicy {
+    /// The metric of routes that have none of their own.
+    pub fn normal_priority(&self) -> u32 {
+        self.calico.as_ref().map_or(super::NORMAL_PRIORITY, |calico| calico.normal_priority)
+    }
+
     /// Judges a route. A filter that accepts ends the evaluation, communities included.
     pub fn evaluate(&self, view: &RouteView<'_>) -> Verdict {
         self.explain(view).0

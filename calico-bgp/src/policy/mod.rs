@@ -1,5 +1,5 @@
 //! Policy as data: which routes are taken in, sent out and installed. Compiled once from resources by
-//! [`crate::mesh`], evaluated per route without allocation in the common case.
+//! the mesh module, evaluated per route without allocation in the common case.
 
 mod export;
 mod fib;

@@ -416,7 +416,7 @@ impl PathAttributes {
                 self.large_communities.dedup();
             }
             code::IPV6_EXTENDED_COMMUNITIES => {
-                if value.is_empty() || value.len() % 20 != 0 {
+                if value.is_empty() || !value.len().is_multiple_of(20) {
                     return Err(bad_length);
                 }
                 self.other.push(RawAttribute { code: kind, flags: flags & !EXTENDED, value: value.into() });
