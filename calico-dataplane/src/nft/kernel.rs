@@ -3,7 +3,7 @@
 //! A socket belongs to the network namespace of the thread that opened it. The kernel works through a batch
 //! inside `send`, so all its replies are waiting when `send` returns; no time-out is needed.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
@@ -417,10 +417,13 @@ fn error_of(reply: &Message<'_>) -> (i32, Option<u32>, Option<String>) {
 
 /// Watches nf_tables for changes by others.
 ///
-/// While our own batches are committed the subscription is suspended, so what arrives here is foreign.
+/// The kernel announces every changed object and then the new generation, so each announcement belongs to the
+/// next generation number; our own generations are known exactly and left out.
 pub struct Monitor {
     socket: Socket,
     buf: Vec<u8>,
+    /// Our table was among the announcements since the last generation number.
+    pending: bool,
 }
 
 impl std::fmt::Debug for Monitor {
@@ -446,7 +449,7 @@ impl Monitor {
     pub fn open() -> Result<Self, KernelError> {
         let socket = open()?;
         buffers(&socket)?;
-        let mut monitor = Self { socket, buf: Vec::with_capacity(64 * 1024) };
+        let mut monitor = Self { socket, buf: Vec::with_capacity(64 * 1024), pending: false };
         monitor.resume()?;
         Ok(monitor)
     }
@@ -461,7 +464,7 @@ impl Monitor {
             .map_err(|e| KernelError::socket("NETLINK_ADD_MEMBERSHIP", &e))
     }
 
-    /// Stops receiving announcements.
+    /// Stops receiving announcements, to save the kernel the work of making them for a large batch of ours.
     ///
     /// # Errors
     /// The socket refuses.
@@ -471,11 +474,11 @@ impl Monitor {
             .map_err(|e| KernelError::socket("NETLINK_DROP_MEMBERSHIP", &e))
     }
 
-    /// Reads all announcements that are waiting.
+    /// Reads all announcements that are waiting; those of the generations in `own` do not count.
     ///
     /// # Errors
     /// Socket failures other than lost announcements, which count as a touch.
-    pub fn poll(&mut self, table: &str) -> Result<Foreign, KernelError> {
+    pub fn poll(&mut self, table: &str, own: &BTreeSet<u32>) -> Result<Foreign, KernelError> {
         let mut foreign = Foreign::default();
         loop {
             self.buf.clear();
@@ -493,9 +496,14 @@ impl Monitor {
             }
             for event in decode::messages(&self.buf) {
                 match event.nft_kind() {
-                    Some(message::NEWGEN) => foreign.generation = Some(decode::generation(&event)?.0),
+                    Some(message::NEWGEN) => {
+                        let (generation, _) = decode::generation(&event)?;
+                        foreign.generation = Some(generation);
+                        foreign.touched |= self.pending && !own.contains(&generation);
+                        self.pending = false;
+                    }
                     Some(_) if event.family() == Some(FAMILY_INET) => {
-                        foreign.touched |= event.table() == Some(table);
+                        self.pending |= event.table() == Some(table);
                     }
                     _ => {}
                 }

@@ -1,15 +1,27 @@
 //! The nf_tables dataplane: policy IR to kernel objects, over netlink, without the `nft` program.
 
 pub mod batch;
+mod build;
 mod codes;
+pub mod compile;
+pub mod config;
+mod dataplane;
 pub mod decode;
 mod decode_expr;
 pub mod expr;
 pub mod kernel;
+pub mod lower;
+mod names;
 pub mod object;
+pub mod table;
 mod wire;
 
 #[cfg(test)]
+mod dataplane_tests;
+#[cfg(test)]
+mod fixtures;
+#[cfg(test)]
 mod tests;
 
+pub use dataplane::{Dataplane, Stats};
 pub use wire::WireError;

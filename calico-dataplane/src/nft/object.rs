@@ -187,17 +187,20 @@ pub enum Field {
     Mark,
     /// Interface name, zero padded.
     Ifname,
+    /// ICMPv6 type.
+    Icmpv6Type,
 }
 
 impl Field {
-    const ALL: [Self; 6] = [Self::Ipv4, Self::Ipv6, Self::Proto, Self::Port, Self::Mark, Self::Ifname];
+    const ALL: [Self; 7] =
+        [Self::Ipv4, Self::Ipv6, Self::Proto, Self::Port, Self::Mark, Self::Ifname, Self::Icmpv6Type];
 
     /// Bytes of the value.
     pub fn width(self) -> usize {
         match self {
             Self::Ipv4 | Self::Mark => 4,
             Self::Ipv6 | Self::Ifname => 16,
-            Self::Proto => 1,
+            Self::Proto | Self::Icmpv6Type => 1,
             Self::Port => 2,
         }
     }
@@ -215,6 +218,7 @@ impl Field {
             Self::Proto => 12,
             Self::Port => 13,
             Self::Mark => 19,
+            Self::Icmpv6Type => 29,
             Self::Ifname => 41,
         }
     }
@@ -228,6 +232,7 @@ impl Field {
             Self::Port => "inet_service",
             Self::Mark => "mark",
             Self::Ifname => "ifname",
+            Self::Icmpv6Type => "icmpv6_type",
         }
     }
 

@@ -404,13 +404,13 @@ fn a_stale_generation_is_told_apart_and_foreign_changes_are_seen() {
         let mut batch = Batch::new("calico");
         batch.add_table();
         assert_eq!(kernel.commit(&mut batch, Some(generation)), Err(KernelError::Outdated));
-        let foreign = monitor.poll("calico").unwrap();
+        let foreign = monitor.poll("calico", &Default::default()).unwrap();
         assert_eq!((foreign.touched, foreign.generation), (false, Some(generation + 1)));
         let mut batch = Batch::new("calico");
         batch.add_table();
         batch.add_chain("x", &Chain::default());
         kernel.commit(&mut batch, foreign.generation).unwrap();
-        assert!(monitor.poll("calico").unwrap().touched);
+        assert!(monitor.poll("calico", &Default::default()).unwrap().touched);
     });
 }
 
