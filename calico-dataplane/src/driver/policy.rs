@@ -29,8 +29,8 @@ pub struct InterfaceState {
 pub struct ApplyReport {
     /// Messages sent to the kernel; 0 when it was already as wanted.
     pub messages: usize,
-    /// Endpoints whose own rules the kernel refused, with its words. They fail closed; everything else is in
-    /// force.
+    /// All endpoints whose own rules are refused at present, with the kernel's words, whether or not this apply
+    /// was about them. They fail closed; everything else is in force.
     pub failed_endpoints: BTreeMap<WorkloadEndpointId, String>,
     /// Host endpoints likewise, by name.
     pub failed_host_endpoints: BTreeMap<Arc<str>, String>,
@@ -57,4 +57,20 @@ pub trait PolicyDataplane: Send {
     /// # Errors
     /// When the state cannot be read or the repair failed as a whole.
     fn resync(&mut self) -> Result<ApplyReport, Self::Error>;
+}
+
+/// Enforces nothing: for a node whose policy something else enforces, and for tests of everything else.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct NoPolicy;
+
+impl PolicyDataplane for NoPolicy {
+    type Error = std::convert::Infallible;
+
+    fn apply(&mut self, _: &Changes, _: &InterfaceState) -> Result<ApplyReport, Self::Error> {
+        Ok(ApplyReport::default())
+    }
+
+    fn resync(&mut self) -> Result<ApplyReport, Self::Error> {
+        Ok(ApplyReport::default())
+    }
 }

@@ -64,6 +64,11 @@ impl Rtnetlink {
         Socket::open(Protocol::Route).map(|socket| Self { socket })
     }
 
+    /// The port of the socket: notifications of our own changes carry it.
+    pub fn port(&self) -> u32 {
+        self.socket.port()
+    }
+
     /// The socket underneath, for pipelines.
     pub fn socket(&mut self) -> &mut Socket {
         &mut self.socket

@@ -94,6 +94,7 @@ pub fn decode(message: &Message<'_>) -> Result<Option<Event>, DecodeError> {
 pub struct Monitor {
     socket: Socket,
     nonblocking: bool,
+    ignored: Option<u32>,
 }
 
 impl AsFd for Monitor {
@@ -121,7 +122,13 @@ impl Monitor {
             socket.join(*number)?;
         }
         socket.set_nonblocking(true)?;
-        Ok(Self { socket, nonblocking: true })
+        Ok(Self { socket, nonblocking: true, ignored: None })
+    }
+
+    /// Leaves out what the socket with this port did to routes: its owner knows already, and an old echo must not
+    /// contradict a newer write.
+    pub fn ignore_routes_of(&mut self, port: u32) {
+        self.ignored = Some(port);
     }
 
     /// Everything that is there now, without waiting; empty when nothing is. Messages that cannot be decoded, and
@@ -158,6 +165,11 @@ impl Monitor {
             Ok(None) => Ok(false),
             Ok(Some(datagram)) => {
                 for message in Messages::new(datagram) {
+                    if let Ok(Message { kind: RTM_NEWROUTE | RTM_DELROUTE, port, .. }) = message
+                        && self.ignored == Some(port)
+                    {
+                        continue;
+                    }
                     match message.and_then(|message| decode(&message)) {
                         Ok(event) => events.extend(event),
                         Err(_) => events.push(Event::Lost),

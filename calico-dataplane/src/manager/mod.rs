@@ -1,0 +1,13 @@
+//! Managers: each owns one family of kernel objects and decides what it should look like.
+//!
+//! Managers are pure. They are told what is wanted and what the kernel has, and give out differences; the driver
+//! carries these out.
+
+pub mod endpoints;
+pub mod interfaces;
+pub mod nexthops;
+pub mod routes;
+
+pub use endpoints::{EndpointManager, EndpointStatus};
+pub use interfaces::Interfaces;
+pub use routes::{Candidate, Hop, RouteClass, RouteManager, Target};
