@@ -1,0 +1,205 @@
+//! Who is attached: names of node, workload, endpoint, host interface and IPAM handle.
+
+use std::path::Path;
+
+use calico_policy::changes::WorkloadEndpointId;
+use sha1::{Digest as _, Sha1};
+
+use super::conf::NetConf;
+use super::env::Env;
+use super::error::{CniError, code};
+
+/// Where the node's name is when the configuration does not say otherwise.
+const NODENAME_FILE: &str = "/var/lib/calico/nodename";
+
+/// The names of one attachment.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Identity {
+    /// Name of this node.
+    pub node: String,
+    /// `k8s`, or `cni` when the runtime names no pod.
+    pub orchestrator: &'static str,
+    /// Namespace of the pod; `default` outside Kubernetes.
+    pub namespace: String,
+    /// Name of the pod; empty outside Kubernetes.
+    pub pod: String,
+    /// Container ID.
+    pub container_id: String,
+    /// Interface inside the pod.
+    pub endpoint: String,
+    /// Interface on the host.
+    pub host_interface: String,
+    /// Handle that the addresses are assigned under.
+    pub handle: String,
+}
+
+impl Identity {
+    /// The names of the attachment that `env` and `conf` speak of. `interface_prefix` is the first prefix of the
+    /// agent's configuration, normally `cali`.
+    pub fn new(env: &Env, conf: &NetConf, node: String, interface_prefix: &str) -> Self {
+        let handle = format!("{}.{}", conf.name, env.container_id);
+        let (orchestrator, namespace, pod) = match (&env.args.namespace, &env.args.pod) {
+            (Some(namespace), Some(pod)) => ("k8s", namespace.clone(), pod.clone()),
+            _ => ("cni", "default".to_owned(), String::new()),
+        };
+        let host_interface = if orchestrator == "k8s" {
+            kubernetes_interface(interface_prefix, &namespace, &pod, &env.ifname)
+        } else {
+            let id: String = env.container_id.chars().take(11).collect();
+            format!("{interface_prefix}{id}")
+        };
+        Self {
+            node,
+            orchestrator,
+            namespace,
+            pod,
+            container_id: env.container_id.clone(),
+            endpoint: env.ifname.clone(),
+            host_interface,
+            handle,
+        }
+    }
+
+    /// Name of the WorkloadEndpoint resource: segments joined by `-`, with every `-` inside a segment doubled.
+    pub fn endpoint_name(&self) -> Result<String, CniError> {
+        let workload = if self.orchestrator == "k8s" { &self.pod } else { &self.container_id };
+        let segments = [self.node.as_str(), self.orchestrator, workload, &self.endpoint];
+        if let Some(bad) = segments.iter().find(|s| s.is_empty() || s.starts_with('-') || s.ends_with('-')) {
+            return Err(CniError::generic(format!("{bad:?} cannot be part of a workload endpoint's name"))
+                .details("node, pod, container and interface names must not be empty or begin or end with '-'"));
+        }
+        Ok(segments.map(|segment| segment.replace('-', "--")).join("-"))
+    }
+
+    /// Identity of the endpoint in the dataplane.
+    pub fn dataplane_id(&self) -> WorkloadEndpointId {
+        let workload = if self.orchestrator == "k8s" {
+            format!("{}/{}", self.namespace, self.pod)
+        } else {
+            self.container_id.clone()
+        };
+        WorkloadEndpointId {
+            orchestrator: self.orchestrator.into(),
+            workload: workload.into(),
+            endpoint: self.endpoint.as_str().into(),
+        }
+    }
+
+    /// The second handle that a release tries: what older releases assigned under.
+    pub fn workload_handle(&self) -> String {
+        if self.orchestrator == "k8s" {
+            format!("{}.{}", self.namespace, self.pod)
+        } else {
+            self.container_id.clone()
+        }
+    }
+}
+
+/// Prefix and 11 hexadecimal digits of SHA-1 over `<namespace>.<pod>`. Further interfaces of a pod get names of
+/// their own.
+fn kubernetes_interface(prefix: &str, namespace: &str, pod: &str, ifname: &str) -> String {
+    let mut hash = Sha1::new();
+    hash.update(format!("{namespace}.{pod}"));
+    if ifname != "eth0" {
+        hash.update(format!(".{ifname}"));
+    }
+    let digest = hash.finalize();
+    let hex: String = digest.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(hex_digit).take(11).collect();
+    format!("{prefix}{hex}")
+}
+
+fn hex_digit(nibble: u8) -> char {
+    char::from_digit(u32::from(nibble), 16).unwrap_or('0')
+}
+
+/// The node's name: configuration, file, deprecated `hostname`, then the host's own name in lower case.
+pub fn node_name(conf: &NetConf) -> Result<String, CniError> {
+    if !conf.nodename.trim().is_empty() {
+        return Ok(conf.nodename.trim().to_owned());
+    }
+    let file = if conf.nodename_file.is_empty() { NODENAME_FILE } else { &conf.nodename_file };
+    match std::fs::read_to_string(Path::new(file)) {
+        Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
+        Ok(_) => {
+            return Err(CniError::new(code::TRY_AGAIN_LATER, format!("{file} is empty"))
+                .details("it holds the node's name once calico-node has started"));
+        }
+        Err(_) if conf.nodename_file_optional => {}
+        Err(e) => {
+            return Err(CniError::new(
+                code::TRY_AGAIN_LATER,
+                format!(
+                    "stat {file}: {}: check that the calico/node container is running and has mounted \
+                     /var/lib/calico/",
+                    if e.kind() == std::io::ErrorKind::NotFound { "no such file or directory".into() } else { e.to_string() }
+                ),
+            ));
+        }
+    }
+    if !conf.hostname.trim().is_empty() {
+        return Ok(conf.hostname.trim().to_owned());
+    }
+    let uname = rustix::system::uname();
+    Ok(uname.nodename().to_string_lossy().trim().to_lowercase())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::env::{Args, Command};
+    use super::*;
+
+    fn env(namespace: Option<&str>, pod: Option<&str>, ifname: &str) -> Env {
+        Env {
+            command: Command::Add,
+            container_id: "0123456789abcdef".into(),
+            netns: "/x".into(),
+            ifname: ifname.into(),
+            args_text: String::new(),
+            args: Args { namespace: namespace.map(Into::into), pod: pod.map(Into::into), ..Args::default() },
+            path: Vec::new(),
+        }
+    }
+
+    fn conf() -> NetConf {
+        NetConf { name: "k8s-pod-network".into(), ..NetConf::default() }
+    }
+
+    #[test]
+    fn names_are_those_of_calico() {
+        for (namespace, pod, interface) in
+            [("default", "nginx", "calic440f455693"), ("kube-system", "coredns-0", "cali8c346e38bf4")]
+        {
+            let id = Identity::new(&env(Some(namespace), Some(pod), "eth0"), &conf(), "node-1".into(), "cali");
+            assert_eq!(id.host_interface, interface);
+        }
+        let id = Identity::new(&env(Some("default"), Some("web-0"), "eth0"), &conf(), "node-1".into(), "cali");
+        assert_eq!(id.endpoint_name().unwrap(), "node--1-k8s-web--0-eth0");
+        assert_eq!(&*id.dataplane_id().workload, "default/web-0");
+        assert_eq!(id.handle, "k8s-pod-network.0123456789abcdef");
+        let plain = Identity::new(&env(None, None, "eth0"), &conf(), "n".into(), "cali");
+        assert_eq!(plain.host_interface, "cali0123456789a");
+        assert_eq!(plain.endpoint_name().unwrap(), "n-cni-0123456789abcdef-eth0");
+    }
+
+    #[test]
+    fn a_second_interface_of_a_pod_has_a_name_of_its_own() {
+        let first = Identity::new(&env(Some("a"), Some("b"), "eth0"), &conf(), "n".into(), "cali");
+        let second = Identity::new(&env(Some("a"), Some("b"), "net1"), &conf(), "n".into(), "cali");
+        assert_ne!(first.host_interface, second.host_interface);
+        assert_eq!(second.host_interface.len(), 15);
+    }
+
+    #[test]
+    fn the_configured_node_name_wins_and_is_trimmed() {
+        let dir = tempfile::tempdir().unwrap();
+        let file = dir.path().join("nodename");
+        let mut conf = NetConf { nodename_file: file.display().to_string(), ..conf() };
+        assert_eq!(node_name(&conf).unwrap_err().code, code::TRY_AGAIN_LATER);
+        std::fs::write(&file, "node-7\n").unwrap();
+        assert_eq!(node_name(&conf).unwrap(), "node-7");
+        std::fs::write(&file, "\n").unwrap();
+        assert!(node_name(&conf).unwrap_err().msg.contains("is empty"));
+        conf.nodename = "node-8".into();
+        assert_eq!(node_name(&conf).unwrap(), "node-8");
+    }
+}
