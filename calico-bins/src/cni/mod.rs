@@ -8,7 +8,9 @@ pub mod conf;
 pub mod delegate;
 pub mod env;
 pub mod error;
+pub mod identity;
 pub mod result;
+pub mod store;
 
 /// CNI versions both plugins speak, oldest first.
 pub const SUPPORTED_VERSIONS: [&str; 7] = ["0.1.0", "0.2.0", "0.3.0", "0.3.1", "0.4.0", "1.0.0", "1.1.0"];

@@ -1,109 +1,77 @@
-//! The datastore as a plugin sees it: blocking, typed, through the agent when there is one.
+//! The datastore as a plugin sees it: blocking, and through the agent when there is one.
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use calico_datastore::config::DatastoreConfig;
-use calico_datastore::{Backend, Expect, RawWrite, SqliteOptions, SqliteStore, StoreError};
-use calico_model::{Key, Value};
+use calico_datastore::{Blocking, Role, Store, StoreError};
+use calico_policy::changes::WorkloadEndpointId;
 
 use super::conf::NetConf;
 use super::error::{CniError, code};
-use crate::node::protocol::{SOCKET_VARIABLE, socket_path};
+use crate::node::protocol::{Client, Request, Response, SOCKET_VARIABLE, socket_path};
 use crate::node::store::AgentStore;
 
 /// Longest time that one request to the agent may take.
 const AGENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A connection to the datastore.
-pub struct Store {
-    runtime: tokio::runtime::Runtime,
-    backend: Arc<dyn Backend>,
-    agent: Option<Arc<AgentStore>>,
+#[derive(Debug)]
+pub struct Connection {
+    /// The datastore.
+    pub store: Blocking,
+    /// The agent's socket, when the agent answered on it.
+    agent: Option<PathBuf>,
 }
 
-impl std::fmt::Debug for Store {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Store").field("agent", &self.agent).finish_non_exhaustive()
-    }
-}
-
-impl Store {
+impl Connection {
     /// Connects: to the agent when it answers, else to the datastore itself.
     pub fn open(conf: &NetConf) -> Result<Self, CniError> {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .map_err(|e| CniError::new(code::IO, "cannot start").details(e.to_string()))?;
         let socket = socket_path(Some(&conf.agent_socket), std::env::var(SOCKET_VARIABLE).ok().as_deref());
         match AgentStore::connect(&socket, AGENT_TIMEOUT) {
-            Ok(agent) => {
-                let agent = Arc::new(agent);
-                Ok(Self { runtime, backend: agent.clone(), agent: Some(agent) })
-            }
+            Ok(agent) => Ok(Self { store: Blocking::new(Arc::new(Store::new(agent))), agent: Some(socket) }),
             Err(error) => {
                 tracing::debug!(%error, "no agent; using the datastore directly");
-                let backend = open_backend(conf).map_err(store_error)?;
-                Ok(Self { runtime, backend, agent: None })
+                let settings = conf.datastore_settings();
+                let lookup = |name: &str| settings.get(name).cloned().or_else(|| std::env::var(name).ok());
+                let store = DatastoreConfig::from_environment(lookup)
+                    .and_then(|config| Blocking::open(&config, Role::Client))
+                    .map_err(store_error)?;
+                Ok(Self { store, agent: None })
             }
         }
     }
 
-    /// The connection to the agent, when there is one.
-    pub fn agent(&self) -> Option<&AgentStore> {
-        self.agent.as_deref()
-    }
-
-    /// The bytes underneath.
-    pub fn backend(&self) -> &Arc<dyn Backend> {
-        &self.backend
-    }
-
-    /// Waits for `future`.
-    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
-        self.runtime.block_on(future)
-    }
-
-    /// One object with its revision; `None` when it is not there.
-    pub fn get(&self, key: &Key) -> Result<Option<(Value, u64)>, CniError> {
-        let path = key.path();
-        let Some(entry) = self.block_on(self.backend.get(&path)).map_err(store_error)? else {
-            return Ok(None);
+    /// Waits until the agent says that the policy of `id`, as of datastore revision `revision`, is in the
+    /// kernel. `Ok(false)`: there is no agent to ask.
+    pub fn wait_until_programmed(
+        &self,
+        id: &WorkloadEndpointId,
+        revision: u64,
+        timeout: Duration,
+    ) -> Result<bool, CniError> {
+        let Some(socket) = &self.agent else { return Ok(false) };
+        let request = Request::WaitEndpoint {
+            orchestrator: id.orchestrator.to_string(),
+            workload: id.workload.to_string(),
+            endpoint: id.endpoint.to_string(),
+            timeout_ms: timeout.as_millis().try_into().unwrap_or(u64::MAX),
+            revision,
         };
-        let value = Value::from_json(key, &entry.value).map_err(|e| {
-            CniError::generic(format!("stored object {path} cannot be read")).details(e.to_string())
-        })?;
-        Ok(Some((value, entry.revision)))
+        let answer = Client::connect(socket).and_then(|mut agent| agent.ask(&request, timeout + AGENT_TIMEOUT));
+        match answer {
+            Ok(Response::Endpoint { programmed: true, .. }) => Ok(true),
+            Ok(Response::Endpoint { reason, .. }) => Err(CniError::new(
+                code::TRY_AGAIN_LATER,
+                format!("the policy of {} is not in force after {timeout:?}", id.workload),
+            )
+            .details(reason)),
+            Ok(Response::Error(failure)) => Err(CniError::generic(failure.message)),
+            Ok(_) => Err(CniError::generic("the agent answered another question")),
+            Err(error) => Err(CniError::new(code::TRY_AGAIN_LATER, error.to_string())),
+        }
     }
-
-    /// Writes one object; returns the revision of the write.
-    pub fn put(&self, key: &Key, value: &Value, expect: Expect) -> Result<u64, StoreError> {
-        let write = RawWrite::put(key.path(), expect, value.to_json());
-        Ok(self.block_on(self.backend.txn(vec![write]))?.revision)
-    }
-
-    /// Deletes one object.
-    pub fn delete(&self, key: &Key, expect: Expect) -> Result<(), StoreError> {
-        self.block_on(self.backend.txn(vec![RawWrite::delete(key.path(), expect)]))?;
-        Ok(())
-    }
-}
-
-fn open_backend(conf: &NetConf) -> Result<Arc<dyn Backend>, StoreError> {
-    let settings = conf.datastore_settings();
-    let lookup = |name: &str| settings.get(name).cloned().or_else(|| std::env::var(name).ok());
-    match DatastoreConfig::from_environment(lookup)? {
-        DatastoreConfig::Sqlite { path } => open_sqlite(&path),
-        other => Err(StoreError::Config {
-            name: "datastore_type".to_owned(),
-            reason: format!("this plugin reaches {other:?} through the node's agent only; start calico-node"),
-        }),
-    }
-}
-
-fn open_sqlite(path: &Path) -> Result<Arc<dyn Backend>, StoreError> {
-    Ok(Arc::new(SqliteStore::open(SqliteOptions::new(path))?))
 }
 
 /// A datastore failure in CNI's words: what may pass is "try again later".
