@@ -31,6 +31,7 @@ mod backoff;
 mod bitmap;
 mod block;
 mod claim;
+pub mod codec;
 mod commit;
 mod convert;
 mod environment;
