@@ -4,5 +4,6 @@
 //! lives in the pure crates.
 
 pub mod cni;
+pub mod ipam_driver;
 pub mod lab;
 pub mod node;
