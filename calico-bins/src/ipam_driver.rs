@@ -8,8 +8,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use calico_datastore::{Condition, Datastore, Effect, KeyRange, KeyRanges, ListRequest, StoreError, Write};
 use calico_ipam::{
-    Answer, Batch, Expect, Failure, Found, IpamError, Item, Key, Operation, Outcome, Query, Read, Request, Revision,
-    Step, backoff, codec,
+    Answer, Batch, Expect, Failure, Found, IpamError, Item, Key, Operation, Outcome, Query, Read, Request,
+    Revision, Step, backoff, codec,
 };
 
 /// Why an operation failed.
@@ -24,7 +24,11 @@ pub enum DriverError {
 }
 
 /// Runs `operation` to its end. `seed` spreads the waits of callers that race.
-pub async fn run<O: Operation>(store: &dyn Datastore, mut operation: O, seed: u64) -> Result<O::Output, DriverError> {
+pub async fn run<O: Operation>(
+    store: &dyn Datastore,
+    mut operation: O,
+    seed: u64,
+) -> Result<O::Output, DriverError> {
     let mut answer = Answer::Begin;
     loop {
         answer = match operation.step(answer)? {
@@ -106,13 +110,19 @@ async fn write(store: &dyn Datastore, batch: &Batch) -> Result<Outcome, StoreErr
     for (index, write) in batch.writes.iter().enumerate() {
         let condition = match &write.expect {
             Expect::Absent => Condition::Absent,
-            Expect::Revision(revision) => Condition::Revision(calico_model::Revision::new(revision.to_string())),
+            Expect::Revision(revision) => {
+                Condition::Revision(calico_model::Revision::new(revision.to_string()))
+            }
             Expect::Earlier(earlier) => match applied.get(*earlier) {
                 Some(revision) => Condition::Revision(calico_model::Revision::new(revision.to_string())),
                 None => Condition::Absent,
             },
         };
-        let one = Write { key: codec::key(&write.key), condition, effect: effect(&write.key, write.value.as_ref())? };
+        let one = Write {
+            key: codec::key(&write.key),
+            condition,
+            effect: effect(&write.key, write.value.as_ref())?,
+        };
         match store.txn(vec![one]).await {
             Ok(done) => applied.push(Revision::from(done.revision.as_str())),
             Err(error) => return failed(error, index, applied),
@@ -158,7 +168,11 @@ fn effect(key: &Key, value: Option<&calico_ipam::Stored>) -> Result<Effect, Stor
         None => Ok(Effect::Delete),
         Some(stored) => match codec::encode(key, stored) {
             Some(value) => Ok(Effect::Put(value, None)),
-            None => Err(StoreError::invalid(key.to_string(), "value", "address management does not write such objects")),
+            None => Err(StoreError::invalid(
+                key.to_string(),
+                "value",
+                "address management does not write such objects",
+            )),
         },
     }
 }
@@ -166,7 +180,9 @@ fn effect(key: &Key, value: Option<&calico_ipam::Stored>) -> Result<Effect, Stor
 /// The key that a failed condition is about.
 fn subject(error: &StoreError) -> Option<&str> {
     match error {
-        StoreError::Conflict { key, .. } | StoreError::Exists { key, .. } | StoreError::Missing { key } => Some(key),
+        StoreError::Conflict { key, .. } | StoreError::Exists { key, .. } | StoreError::Missing { key } => {
+            Some(key)
+        }
         _ => None,
     }
 }

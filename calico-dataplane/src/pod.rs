@@ -450,7 +450,16 @@ pub fn detach(
     let on_host = host_error(host_interface);
     let in_host =
         Rtnetlink::open().and_then(|mut host| host.delete_link_by_name(host_interface)).map_err(&on_host);
-    let Some(pod) = pod else { return in_host };
+    let in_pod_end = pod.map_or(Ok(false), |pod| detach_inside(container_interface, pod));
+    Ok(in_host? | in_pod_end?)
+}
+
+/// Removes the pod's end of its connection, and with it the host's. For a caller who must not touch a host interface
+/// that a newer pod of the same name may have by now. True when something was removed.
+///
+/// # Errors
+/// [`PodError`].
+pub fn detach_inside(container_interface: &str, pod: &NetNs) -> Result<bool, PodError> {
     let in_pod = pod_error(container_interface);
     let removed = pod.run(|| {
         let mut inside = Rtnetlink::open()?;
@@ -465,12 +474,11 @@ pub fn detach(
             Err(error) => Err(error),
         }
     });
-    let in_pod_end = match removed {
+    match removed {
         Ok(removed) => removed.map_err(in_pod),
         Err(error) if error.is_absent() => Ok(false),
         Err(error) => Err(error.into()),
-    };
-    Ok(in_host? | in_pod_end?)
+    }
 }
 
 /// A way in which reality differs from the specification.

@@ -16,6 +16,12 @@ use crate::backend::KeyRanges;
 #[derive(Debug, Clone, PartialEq, Eq, Hash, Default)]
 pub struct ListRequest(KeyRanges);
 
+impl From<KeyRanges> for ListRequest {
+    fn from(ranges: KeyRanges) -> Self {
+        Self(ranges)
+    }
+}
+
 impl ListRequest {
     /// All objects of a kind.
     pub fn kind(kind: Kind) -> Self {

@@ -31,7 +31,6 @@ mod backoff;
 mod bitmap;
 mod block;
 mod claim;
-pub mod codec;
 mod commit;
 mod convert;
 mod environment;

@@ -86,7 +86,7 @@ pub fn add(env: &Env, conf: &NetConf) -> Result<AddResult, CniError> {
             Ok(true) => {}
             Ok(false) => tracing::info!("no agent runs: the endpoint stays closed until it does"),
             Err(error) => {
-                let _ = connection.store.delete(&key, None);
+                let _ = connection.store.delete(key, None);
                 return Err(undo.after(error));
             }
         }
@@ -142,7 +142,9 @@ pub fn check(env: &Env, conf: &NetConf) -> Result<(), CniError> {
         }
         Some((endpoint, _)) => {
             let stored = networks(&endpoint);
-            for ip in previous.ips.iter().filter(|ip| !stored.iter().any(|net| net.addr() == ip.address.addr())) {
+            for ip in
+                previous.ips.iter().filter(|ip| !stored.iter().any(|net| net.addr() == ip.address.addr()))
+            {
                 problems.push(format!("workload endpoint {} lacks {}", key.path(), ip.address.addr()));
             }
         }
@@ -153,7 +155,9 @@ pub fn check(env: &Env, conf: &NetConf) -> Result<(), CniError> {
     problems.extend(found.iter().map(ToString::to_string));
     if conf.ipam.plugin_type == "calico-ipam" {
         let raw = serde_json::to_vec(&conf.raw).unwrap_or_default();
-        if let Err(error) = delegate::run(&conf.ipam.plugin_type, Command::Check, env, &delegate_args(env), &raw) {
+        if let Err(error) =
+            delegate::run(&conf.ipam.plugin_type, Command::Check, env, &delegate_args(env), &raw)
+        {
             problems.push(error.to_string());
         }
     }
@@ -188,9 +192,10 @@ impl<'a> Undo<'a> {
             Addresses::Requested(addresses) => {
                 let mut all = Vec::new();
                 for address in addresses {
-                    let assigned = self
-                        .delegate(&format!("{base};IP={address}"))
-                        .map_err(|e| CniError { msg: format!("error getting IP from IPAM: {}", e.msg), ..e })?;
+                    let assigned = self.delegate(&format!("{base};IP={address}")).map_err(|e| CniError {
+                        msg: format!("error getting IP from IPAM: {}", e.msg),
+                        ..e
+                    })?;
                     all.extend(assigned.first().copied());
                 }
                 Ok(all)
@@ -234,19 +239,27 @@ impl<'a> Undo<'a> {
 
 /// `CNI_ARGS` for the delegate: unknown keys must not trouble it.
 pub(super) fn delegate_args(env: &Env) -> String {
-    if env.args_text.is_empty() { "IgnoreUnknown=1".to_owned() } else { format!("IgnoreUnknown=1;{}", env.args_text) }
+    if env.args_text.is_empty() {
+        "IgnoreUnknown=1".to_owned()
+    } else {
+        format!("IgnoreUnknown=1;{}", env.args_text)
+    }
 }
 
 /// The namespace of the pod. It must exist and not be the node's own.
 pub(super) fn open_netns(path: &str) -> Result<NetNs, CniError> {
-    let invalid = |e: String| CniError::new(code::INVALID_NETNS, format!("failed to open netns {path:?}")).details(e);
+    let invalid =
+        |e: String| CniError::new(code::INVALID_NETNS, format!("failed to open netns {path:?}")).details(e);
     let netns = NetNs::open(path).map_err(|e| invalid(e.to_string()))?;
     let own = NetNs::current().map_err(|e| invalid(e.to_string()))?;
-    let overridden =
-        std::env::var("CNI_NETNS_OVERRIDE").is_ok_and(|v| matches!(v.to_ascii_lowercase().as_str(), "1" | "true"));
+    let overridden = std::env::var("CNI_NETNS_OVERRIDE")
+        .is_ok_and(|v| matches!(v.to_ascii_lowercase().as_str(), "1" | "true"));
     if netns.is_same(&own) && !overridden {
-        return Err(CniError::new(code::INVALID_NETNS, format!("plugin's netns and netns from CNI_NETNS should not be the same: {path}"))
-            .details("a pod on the host's network needs no plugin"));
+        return Err(CniError::new(
+            code::INVALID_NETNS,
+            format!("plugin's netns and netns from CNI_NETNS should not be the same: {path}"),
+        )
+        .details("a pod on the host's network needs no plugin"));
     }
     Ok(netns)
 }
@@ -265,9 +278,10 @@ fn mtu(conf: &NetConf) -> Result<u32, CniError> {
         return Ok(conf.mtu);
     }
     match std::fs::read_to_string(MTU_FILE) {
-        Ok(text) => text.trim().parse().map_err(|_| {
-            CniError::generic(format!("{MTU_FILE} does not hold a number: {:?}", text.trim()))
-        }),
+        Ok(text) => text
+            .trim()
+            .parse()
+            .map_err(|_| CniError::generic(format!("{MTU_FILE} does not hold a number: {:?}", text.trim()))),
         Err(e) if conf.require_mtu_file => {
             Err(CniError::new(code::TRY_AGAIN_LATER, format!("cannot read {MTU_FILE}: {e}")))
         }
@@ -275,7 +289,13 @@ fn mtu(conf: &NetConf) -> Result<u32, CniError> {
     }
 }
 
-fn pod_spec(identity: &Identity, conf: &NetConf, addresses: &[IpNet], mtu: u32, mac: Option<MacAddr>) -> PodSpec {
+fn pod_spec(
+    identity: &Identity,
+    conf: &NetConf,
+    addresses: &[IpNet],
+    mtu: u32,
+    mac: Option<MacAddr>,
+) -> PodSpec {
     let addresses: Vec<IpAddr> = addresses.iter().map(IpNet::addr).collect();
     let mut spec = PodSpec::new(&identity.endpoint, &identity.host_interface, &addresses);
     spec.mtu = mtu;
@@ -287,8 +307,10 @@ fn pod_spec(identity: &Identity, conf: &NetConf, addresses: &[IpNet], mtu: u32, 
 
 fn parse_mac(text: &str) -> Result<MacAddr, CniError> {
     text.parse::<MacAddr>().map_err(|e| {
-        CniError::generic(format!("failed to parse MAC address {text:?} of annotation cni.projectcalico.org/hwAddr"))
-            .details(e.to_string())
+        CniError::generic(format!(
+            "failed to parse MAC address {text:?} of annotation cni.projectcalico.org/hwAddr"
+        ))
+        .details(e.to_string())
     })
 }
 
@@ -323,7 +345,9 @@ fn networks(endpoint: &WorkloadEndpoint) -> Vec<IpNet> {
         .spec
         .ip_networks
         .iter()
-        .filter_map(|text| text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from)))
+        .filter_map(|text| {
+            text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from))
+        })
         .collect()
 }
 
@@ -335,7 +359,7 @@ pub(super) fn stored_endpoint(
     let Some(pair) = connection.store.get(key).map_err(store_error)? else { return Ok(None) };
     match &pair.value {
         Value::Resource(resource) => match &**resource {
-            AnyResource::WorkloadEndpoint(endpoint) => Ok(Some((endpoint.clone(), pair.revision))),
+            AnyResource::WorkloadEndpoint(endpoint) => Ok(Some(((**endpoint).clone(), pair.revision))),
             _ => Ok(None),
         },
         _ => Ok(None),

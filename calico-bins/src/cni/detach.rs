@@ -51,7 +51,9 @@ fn remove_interface(identity: &Identity, env: &Env) -> Result<(), CniError> {
         // Without it, the kernel has removed the pair together with the namespace.
         None => Ok(()),
     }
-    .map_err(|e| CniError::generic(e.to_string()).details(format!("pod {}/{}", identity.namespace, identity.pod)))
+    .map_err(|e| {
+        CniError::generic(e.to_string()).details(format!("pod {}/{}", identity.namespace, identity.pod))
+    })
 }
 
 fn remove_endpoint(connection: &Connection, identity: &Identity) -> Result<(), CniError> {
@@ -62,7 +64,7 @@ fn remove_endpoint(connection: &Connection, identity: &Identity) -> Result<(), C
             tracing::info!(other = %endpoint.spec.container_id, "the endpoint belongs to another sandbox of the pod");
             return Ok(());
         }
-        match connection.store.delete(&key, Some(revision)) {
+        match connection.store.delete(key.clone(), Some(revision)) {
             Ok(_) | Err(StoreError::Missing { .. }) => return Ok(()),
             Err(StoreError::Conflict { .. }) => {}
             Err(error) => return Err(store_error(error)),
@@ -85,13 +87,12 @@ pub fn gc(env: &Env, conf: &NetConf) -> Result<(), CniError> {
         let Value::Resource(resource) = &item.value else { continue };
         let AnyResource::WorkloadEndpoint(endpoint) = &**resource else { continue };
         let spec = &endpoint.spec;
-        let known =
-            Attachment { container_id: spec.container_id.clone(), ifname: spec.endpoint.clone() };
+        let known = Attachment { container_id: spec.container_id.clone(), ifname: spec.endpoint.clone() };
         if spec.node != node || spec.container_id.is_empty() || valid.contains(&known) {
             continue;
         }
         tracing::info!(endpoint = %item.key.path(), "its container is gone");
-        match connection.store.delete(&item.key, Some(item.revision)) {
+        match connection.store.delete(item.key, Some(item.revision)) {
             Ok(_) | Err(StoreError::Missing { .. }) => {
                 let removed = pod::detach(&spec.interface_name, &spec.endpoint, None);
                 first_error = first_error.or(removed.err().map(|e| CniError::generic(e.to_string())));

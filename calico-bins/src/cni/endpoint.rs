@@ -5,8 +5,8 @@ use std::net::IpAddr;
 
 use calico_model::k8s::KubernetesObject;
 use calico_model::{
-    IpNat, Key, KubernetesKind, ObjectMeta, Protocol, Timestamp, Value, WorkloadEndpoint, WorkloadEndpointPort,
-    WorkloadEndpointSpec,
+    IpNat, Key, KubernetesKind, ObjectMeta, Protocol, Timestamp, Value, WorkloadEndpoint,
+    WorkloadEndpointPort, WorkloadEndpointSpec,
 };
 use ipnet::IpNet;
 
@@ -40,7 +40,10 @@ impl Pod {
             match connection.store.get(&key).map_err(store_error)? {
                 Some(pair) => Ok(pair.value),
                 // The runtime may be faster than whatever brings the pod into the datastore.
-                None => Err(CniError::new(code::TRY_AGAIN_LATER, format!("{} does not exist in the datastore", key.path()))),
+                None => Err(CniError::new(
+                    code::TRY_AGAIN_LATER,
+                    format!("{} does not exist in the datastore", key.path()),
+                )),
             }
         };
         let mut read = Self::default();
@@ -57,7 +60,8 @@ impl Pod {
             read.generate_name.clone_from(&pod.metadata.generate_name);
             read.service_account.clone_from(&pod.spec.service_account_name);
             for port in pod.spec.containers.iter().chain(&pod.spec.init_containers).flat_map(|c| &c.ports) {
-                let (Ok(number), Ok(host_port)) = (u16::try_from(port.container_port), u16::try_from(port.host_port))
+                let (Ok(number), Ok(host_port)) =
+                    (u16::try_from(port.container_port), u16::try_from(port.host_port))
                 else {
                     continue;
                 };
@@ -92,7 +96,12 @@ pub struct Attachment {
 }
 
 /// The resource to store.
-pub fn describe(identity: &Identity, pod: Option<&Pod>, conf: &NetConf, attachment: &Attachment) -> WorkloadEndpoint {
+pub fn describe(
+    identity: &Identity,
+    pod: Option<&Pod>,
+    conf: &NetConf,
+    attachment: &Attachment,
+) -> WorkloadEndpoint {
     let mut labels: BTreeMap<String, String> = pod
         .map(|pod| pod.labels.clone())
         .unwrap_or_default()
@@ -116,10 +125,11 @@ pub fn describe(identity: &Identity, pod: Option<&Pod>, conf: &NetConf, attachme
         profiles.push(conf.name.clone());
     }
     let internal = |external: &IpAddr| {
-        attachment.addresses.iter().find(|net| net.addr().is_ipv4() == external.is_ipv4()).map(|net| IpNat {
-            internal_ip: net.addr().to_string(),
-            external_ip: external.to_string(),
-        })
+        attachment
+            .addresses
+            .iter()
+            .find(|net| net.addr().is_ipv4() == external.is_ipv4())
+            .map(|net| IpNat { internal_ip: net.addr().to_string(), external_ip: external.to_string() })
     };
     WorkloadEndpoint {
         metadata: ObjectMeta {
@@ -144,7 +154,11 @@ pub fn describe(identity: &Identity, pod: Option<&Pod>, conf: &NetConf, attachme
             interface_name: identity.host_interface.clone(),
             mac: attachment.mac.clone(),
             ports: pod.map(|pod| pod.ports.clone()).unwrap_or_default(),
-            allow_spoofed_source_prefixes: attachment.allowed_source_prefixes.iter().map(ToString::to_string).collect(),
+            allow_spoofed_source_prefixes: attachment
+                .allowed_source_prefixes
+                .iter()
+                .map(ToString::to_string)
+                .collect(),
             ..WorkloadEndpointSpec::default()
         },
         ..WorkloadEndpoint::default()
@@ -152,6 +166,7 @@ pub fn describe(identity: &Identity, pod: Option<&Pod>, conf: &NetConf, attachme
 }
 
 fn now() -> Timestamp {
-    let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+    let nanos =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
     Timestamp::from_unix_nanos(i64::try_from(nanos).unwrap_or(i64::MAX))
 }

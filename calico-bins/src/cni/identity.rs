@@ -66,7 +66,9 @@ impl Identity {
         let segments = [self.node.as_str(), self.orchestrator, workload, &self.endpoint];
         if let Some(bad) = segments.iter().find(|s| s.is_empty() || s.starts_with('-') || s.ends_with('-')) {
             return Err(CniError::generic(format!("{bad:?} cannot be part of a workload endpoint's name"))
-                .details("node, pod, container and interface names must not be empty or begin or end with '-'"));
+                .details(
+                    "node, pod, container and interface names must not be empty or begin or end with '-'",
+                ));
         }
         Ok(segments.map(|segment| segment.replace('-', "--")).join("-"))
     }
@@ -131,7 +133,11 @@ pub fn node_name(conf: &NetConf) -> Result<String, CniError> {
                 format!(
                     "stat {file}: {}: check that the calico/node container is running and has mounted \
                      /var/lib/calico/",
-                    if e.kind() == std::io::ErrorKind::NotFound { "no such file or directory".into() } else { e.to_string() }
+                    if e.kind() == std::io::ErrorKind::NotFound {
+                        "no such file or directory".into()
+                    } else {
+                        e.to_string()
+                    }
                 ),
             ));
         }
@@ -169,10 +175,12 @@ mod tests {
         for (namespace, pod, interface) in
             [("default", "nginx", "calic440f455693"), ("kube-system", "coredns-0", "cali8c346e38bf4")]
         {
-            let id = Identity::new(&env(Some(namespace), Some(pod), "eth0"), &conf(), "node-1".into(), "cali");
+            let id =
+                Identity::new(&env(Some(namespace), Some(pod), "eth0"), &conf(), "node-1".into(), "cali");
             assert_eq!(id.host_interface, interface);
         }
-        let id = Identity::new(&env(Some("default"), Some("web-0"), "eth0"), &conf(), "node-1".into(), "cali");
+        let id =
+            Identity::new(&env(Some("default"), Some("web-0"), "eth0"), &conf(), "node-1".into(), "cali");
         assert_eq!(id.endpoint_name().unwrap(), "node--1-k8s-web--0-eth0");
         assert_eq!(&*id.dataplane_id().workload, "default/web-0");
         assert_eq!(id.handle, "k8s-pod-network.0123456789abcdef");

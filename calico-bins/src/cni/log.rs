@@ -9,7 +9,7 @@ use tracing_subscriber::fmt::writer::{BoxMakeWriter, MakeWriterExt as _};
 use super::conf::NetConf;
 
 /// Starts logging as `conf` says. A file that cannot be opened is no reason to fail.
-pub fn start(plugin: &'static str, conf: &NetConf) {
+pub(super) fn start(plugin: &'static str, conf: &NetConf) {
     let level = match conf.log_level.to_ascii_lowercase().as_str() {
         "debug" => tracing::Level::DEBUG,
         "error" => tracing::Level::ERROR,

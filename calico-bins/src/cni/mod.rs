@@ -1,15 +1,22 @@
 //! The CNI plugins `calico` and `calico-ipam`.
 //!
 //! [`env`], [`conf`], [`result`] and [`error`] are the wire side of the CNI specification, versions 0.1.0 to
-//! 1.1.0; [`delegate`] runs another plugin.
+//! 1.1.0; [`attach`], [`detach`] and [`ipam`] hold what the two plugins do; [`delegate`] runs another plugin.
 
 pub mod annotations;
+pub mod attach;
 pub mod conf;
 pub mod delegate;
+pub mod detach;
+pub mod endpoint;
 pub mod env;
 pub mod error;
 pub mod identity;
+pub mod ipam;
+mod log;
+pub mod plugin;
 pub mod result;
+pub mod status;
 pub mod store;
 
 /// CNI versions both plugins speak, oldest first.

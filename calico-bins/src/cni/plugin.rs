@@ -71,9 +71,9 @@ fn serve(plugin: Plugin, version: &mut String) -> Result<Answer, CniError> {
         return Ok(Answer::Text(versions.to_string()));
     }
     let mut text = Vec::new();
-    std::io::stdin()
-        .read_to_end(&mut text)
-        .map_err(|e| CniError::new(code::IO, "cannot read the network configuration").details(e.to_string()))?;
+    std::io::stdin().read_to_end(&mut text).map_err(|e| {
+        CniError::new(code::IO, "cannot read the network configuration").details(e.to_string())
+    })?;
     let conf = NetConf::parse(&text, env.command)?;
     version.clone_from(&conf.cni_version);
     super::log::start(plugin.name(), &conf);

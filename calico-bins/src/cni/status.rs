@@ -14,7 +14,8 @@ pub fn status(conf: &NetConf) -> Result<(), CniError> {
     node_name(conf).map_err(unavailable)?;
     let connection = Connection::open(conf).map_err(unavailable)?;
     require_ready(&connection).map_err(unavailable)?;
-    let pools = connection.store.list(&ListRequest::kind(Kind::IPPool)).map_err(store_error).map_err(unavailable)?;
+    let pools =
+        connection.store.list(&ListRequest::kind(Kind::IPPool)).map_err(store_error).map_err(unavailable)?;
     let usable = pools.items.iter().any(|item| match &item.value {
         Value::Resource(resource) => matches!(&**resource, AnyResource::IPPool(pool) if !pool.spec.disabled),
         _ => false,

@@ -36,7 +36,7 @@ impl Connection {
                 let settings = conf.datastore_settings();
                 let lookup = |name: &str| settings.get(name).cloned().or_else(|| std::env::var(name).ok());
                 let store = DatastoreConfig::from_environment(lookup)
-                    .and_then(|config| Blocking::open(&config, Role::Client))
+                    .and_then(|config| Blocking::open(&config, Role::Tool))
                     .map_err(store_error)?;
                 Ok(Self { store, agent: None })
             }
@@ -59,7 +59,8 @@ impl Connection {
             timeout_ms: timeout.as_millis().try_into().unwrap_or(u64::MAX),
             revision,
         };
-        let answer = Client::connect(socket).and_then(|mut agent| agent.ask(&request, timeout + AGENT_TIMEOUT));
+        let answer =
+            Client::connect(socket).and_then(|mut agent| agent.ask(&request, timeout + AGENT_TIMEOUT));
         match answer {
             Ok(Response::Endpoint { programmed: true, .. }) => Ok(true),
             Ok(Response::Endpoint { reason, .. }) => Err(CniError::new(
@@ -76,6 +77,7 @@ impl Connection {
 
 /// A datastore failure in CNI's words: what may pass is "try again later".
 pub fn store_error(error: StoreError) -> CniError {
-    let class = if error.is_retryable() || error.is_conflict() { code::TRY_AGAIN_LATER } else { code::GENERIC };
+    let class =
+        if error.is_retryable() || error.is_conflict() { code::TRY_AGAIN_LATER } else { code::GENERIC };
     CniError::new(class, error.to_string())
 }

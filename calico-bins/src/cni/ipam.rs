@@ -1,0 +1,283 @@
+//! The `calico-ipam` plugin: addresses out of Calico's pools.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use calico_datastore::ListRequest;
+use calico_ipam::{
+    AssignIp, AssignIpArgs, AutoAssign, AutoAssignArgs, Family, FamilyResult, IntendedUse, IpamError,
+    IpsByHandle, Operation, ReleaseByHandle, ReleaseIps, ReleaseOptions,
+};
+use calico_model::{AnyResource, Kind, Value};
+use ipnet::IpNet;
+
+use super::conf::NetConf;
+use super::env::Env;
+use super::error::{CniError, code};
+use super::identity::{Identity, node_name};
+use super::result::{AddResult, Ip, Route};
+use super::status::require_ready;
+use super::store::{Connection, store_error};
+use crate::ipam_driver::{self, DriverError, now};
+
+/// Host-wide lock that keeps concurrent calls of one node from racing each other through the datastore.
+const LOCK_FILE: &str = "/var/run/calico/ipam.lock";
+
+/// Assigns the addresses of an attachment.
+pub fn add(env: &Env, conf: &NetConf) -> Result<AddResult, CniError> {
+    let identity = Identity::new(env, conf, node_name(conf)?, "cali");
+    let connection = Connection::open(conf)?;
+    require_ready(&connection)?;
+    let attributes = attributes(&identity);
+    if let Some(text) = &env.args.ip {
+        let address: IpAddr = text.parse().map_err(|_| {
+            CniError::new(code::INVALID_ENVIRONMENT, format!("invalid IP format: {text}"))
+                .details("CNI_ARGS: IP=<address>")
+        })?;
+        let mut args = AssignIpArgs::new(address, &identity.node, &identity.handle);
+        args.attributes = attributes;
+        args.intended_use = Some(IntendedUse::Workload);
+        let _lock = Lock::take(conf);
+        let assigned = run(&connection, &identity, AssignIp::new(args, now()))?;
+        tracing::info!(address = %assigned.assignment.address, "assigned the requested address");
+        let net = IpNet::from(assigned.assignment.address);
+        return Ok(result(&[(net, net)]));
+    }
+    let v4 = u32::from(conf.ipam.wants_ipv4());
+    let v6 = u32::from(conf.ipam.wants_ipv6());
+    if v4 + v6 == 0 {
+        return Err(CniError::new(
+            code::INVALID_CONFIG,
+            "ipam.assign_ipv4 and ipam.assign_ipv6 are both off",
+        ));
+    }
+    let mut args = AutoAssignArgs::workload(&identity.node, &identity.handle, v4, v6);
+    args.attributes = attributes;
+    args.namespace = (identity.orchestrator == "k8s").then(|| identity.namespace.as_str().into());
+    args.v4.pools = pools(&connection, &conf.ipam.ipv4_pools, false)?;
+    args.v6.pools = pools(&connection, &conf.ipam.ipv6_pools, true)?;
+    let _lock = Lock::take(conf);
+    let assigned = run(&connection, &identity, AutoAssign::new(args, now()))?;
+    if let Some(short) = assigned.families.iter().find(|f| (f.assigned.len() as u64) < u64::from(f.requested))
+    {
+        let error = too_few(short);
+        let back = assigned.addresses().map(|a| ReleaseOptions {
+            address: a.address,
+            handle: Some(identity.handle.as_str().into()),
+            sequence: Some(a.sequence),
+        });
+        let back: Vec<ReleaseOptions> = back.collect();
+        if !back.is_empty() {
+            let released = run(&connection, &identity, ReleaseIps::new(back, now()));
+            if let Err(e) = released {
+                tracing::warn!(error = %e, "cannot give back the address of the other family");
+            }
+        }
+        return Err(error);
+    }
+    let nets: Vec<(IpNet, IpNet)> = assigned
+        .addresses()
+        .filter_map(|a| {
+            let in_block = IpNet::new(a.address, a.block.prefix_len()).ok()?;
+            Some((in_block, in_block))
+        })
+        .collect();
+    Ok(result(&nets))
+}
+
+/// Gives back everything that the attachment holds. What is free already is fine.
+pub fn del(env: &Env, conf: &NetConf) -> Result<(), CniError> {
+    let identity = Identity::new(env, conf, node_name(conf)?, "cali");
+    let connection = Connection::open(conf)?;
+    let _lock = Lock::take(conf);
+    for handle in [identity.handle.clone(), identity.workload_handle()] {
+        match run_operation(&connection, &identity, ReleaseByHandle::new(&handle, now())) {
+            Ok(_) | Err(DriverError::Ipam(IpamError::NotFound { .. })) => {}
+            Err(error) => return Err(driver_error(error)),
+        }
+    }
+    Ok(())
+}
+
+/// The attachment must hold an address.
+pub fn check(env: &Env, conf: &NetConf) -> Result<(), CniError> {
+    let identity = Identity::new(env, conf, node_name(conf)?, "cali");
+    let connection = Connection::open(conf)?;
+    let held: Vec<IpAddr> = match run_operation(&connection, &identity, IpsByHandle::new(&identity.handle)) {
+        Ok(assigned) => assigned.into_iter().map(|a| a.address).collect(),
+        Err(DriverError::Ipam(IpamError::NotFound { .. })) => Vec::new(),
+        Err(error) => return Err(driver_error(error)),
+    };
+    let Some(previous) = conf.previous()? else { return Ok(()) };
+    let lost: Vec<String> = previous
+        .ips
+        .iter()
+        .filter(|ip| !held.contains(&ip.address.addr()))
+        .map(|ip| ip.address.addr().to_string())
+        .collect();
+    if lost.is_empty() {
+        return Ok(());
+    }
+    Err(CniError::generic(format!("not assigned to {}: {}", identity.handle, lost.join(", "))))
+}
+
+/// Gives back what this node assigned on this network to containers that the runtime no longer knows.
+pub fn gc(_env: &Env, conf: &NetConf) -> Result<(), CniError> {
+    let Some(valid) = &conf.valid_attachments else {
+        return Err(CniError::new(code::INVALID_CONFIG, "GC needs cni.dev/valid-attachments"));
+    };
+    let node = node_name(conf)?;
+    let connection = Connection::open(conf)?;
+    let _lock = Lock::take(conf);
+    let blocks = connection.store.list(&ListRequest::blocks()).map_err(store_error)?;
+    let prefix = format!("{}.", conf.name);
+    let machines = format!("{prefix}vmi.");
+    let mut stale = std::collections::BTreeSet::new();
+    for item in &blocks.items {
+        let Value::Block(block) = &item.value else { continue };
+        for attribute in &block.attributes {
+            let Some(handle) = attribute.handle_id.as_deref() else { continue };
+            let Some(container) = handle.strip_prefix(&prefix) else { continue };
+            let ours = attribute.active_owner_attrs.get("node") == Some(&node);
+            if ours && !handle.starts_with(&machines) && !valid.iter().any(|v| v.container_id == container) {
+                stale.insert(handle.to_owned());
+            }
+        }
+    }
+    let mut first_error = None;
+    for handle in stale {
+        tracing::info!(%handle, "its container is gone");
+        let released = connection.store.wait(ipam_driver::run(
+            &**connection.store.inner(),
+            ReleaseByHandle::new(&handle, now()),
+            u64::from(std::process::id()),
+        ));
+        match released {
+            Ok(_) | Err(DriverError::Ipam(IpamError::NotFound { .. })) => {}
+            Err(error) => first_error = first_error.or(Some(driver_error(error))),
+        }
+    }
+    first_error.map_or(Ok(()), Err)
+}
+
+fn attributes(identity: &Identity) -> BTreeMap<String, String> {
+    let mut attributes = BTreeMap::from([
+        ("node".to_owned(), identity.node.clone()),
+        (
+            "timestamp".to_owned(),
+            jiff::Timestamp::now().strftime("%Y-%m-%d %H:%M:%S%.f +0000 UTC").to_string(),
+        ),
+    ]);
+    if identity.orchestrator == "k8s" {
+        attributes.insert("pod".to_owned(), identity.pod.clone());
+        attributes.insert("namespace".to_owned(), identity.namespace.clone());
+    }
+    attributes
+}
+
+/// Pools are named by CIDR or by name.
+fn pools(connection: &Connection, wanted: &[String], v6: bool) -> Result<Vec<IpNet>, CniError> {
+    if wanted.is_empty() {
+        return Ok(Vec::new());
+    }
+    let stored = connection.store.list(&ListRequest::kind(Kind::IPPool)).map_err(store_error)?;
+    let by_name = |name: &str| {
+        stored.items.iter().find_map(|item| match &item.value {
+            Value::Resource(resource) => match &**resource {
+                AnyResource::IPPool(pool) if pool.metadata.name == name => {
+                    pool.spec.cidr.parse::<IpNet>().ok()
+                }
+                _ => None,
+            },
+            _ => None,
+        })
+    };
+    let mut pools = Vec::with_capacity(wanted.len());
+    for text in wanted {
+        let Some(cidr) = text.parse::<IpNet>().ok().or_else(|| by_name(text)) else {
+            return Err(CniError::generic(format!(
+                "error parsing pool {text:?}: invalid CIDR address: {text}"
+            ))
+            .details("it is neither a CIDR nor the name of an IPPool"));
+        };
+        if cidr.addr().is_ipv6() != v6 {
+            let family = if v6 { "IPv6" } else { "IPv4" };
+            return Err(CniError::generic(format!("\"{}\" isn't a {family} address", cidr.addr())));
+        }
+        pools.push(cidr);
+    }
+    Ok(pools)
+}
+
+fn too_few(short: &FamilyResult) -> CniError {
+    let family = match short.family {
+        Family::V4 => "IPv4",
+        Family::V6 => "IPv6",
+    };
+    let notes: Vec<String> = short.notes.iter().map(ToString::to_string).collect();
+    CniError::generic(format!(
+        "failed to request {family} addresses: Assigned {} out of {} requested {family} addresses; {}",
+        short.assigned.len(),
+        short.requested,
+        notes.join("; ")
+    ))
+}
+
+/// Address with the block's prefix length, and one route per address.
+fn result(nets: &[(IpNet, IpNet)]) -> AddResult {
+    AddResult {
+        ips: nets.iter().map(|(net, _)| Ip { address: *net, gateway: None, interface: None }).collect(),
+        routes: nets.iter().map(|(_, dst)| Route { dst: *dst, gw: None }).collect(),
+        ..AddResult::default()
+    }
+}
+
+fn run<O: Operation>(
+    connection: &Connection,
+    identity: &Identity,
+    operation: O,
+) -> Result<O::Output, CniError> {
+    run_operation(connection, identity, operation).map_err(driver_error)
+}
+
+fn run_operation<O: Operation>(
+    connection: &Connection,
+    identity: &Identity,
+    operation: O,
+) -> Result<O::Output, DriverError> {
+    let seed = u64::from(std::process::id())
+        ^ identity.handle.bytes().fold(0, |h, b| h << 5 ^ h >> 59 ^ u64::from(b));
+    connection.store.wait(ipam_driver::run(&**connection.store.inner(), operation, seed))
+}
+
+fn driver_error(error: DriverError) -> CniError {
+    match error {
+        DriverError::Store(error) => store_error(error),
+        DriverError::Ipam(error) => CniError::generic(error.to_string()),
+    }
+}
+
+/// The host-wide lock. Correctness does not need it, so a lock that cannot be taken is only remarked on.
+struct Lock(#[allow(dead_code)] Option<std::fs::File>);
+
+impl Lock {
+    fn take(conf: &NetConf) -> Self {
+        let path = if conf.ipam_lock_file.is_empty() { LOCK_FILE } else { &conf.ipam_lock_file };
+        if let Some(dir) = std::path::Path::new(path).parent() {
+            let _ = std::fs::create_dir_all(dir);
+        }
+        let file = std::fs::OpenOptions::new().create(true).truncate(false).write(true).open(path).and_then(
+            |file| {
+                rustix::fs::flock(&file, rustix::fs::FlockOperation::LockExclusive)?;
+                Ok(file)
+            },
+        );
+        match file {
+            Ok(file) => Self(Some(file)),
+            Err(error) => {
+                tracing::debug!(%error, path, "going on without the host-wide lock");
+                Self(None)
+            }
+        }
+    }
+}
