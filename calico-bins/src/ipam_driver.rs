@@ -4,12 +4,13 @@
 //! One answer takes one round trip: the objects of a read are fetched with one list, the writes of a batch go in one
 //! transaction where the store has transactions.
 
+use std::collections::BTreeMap;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use calico_datastore::{Condition, Datastore, Effect, KeyRange, KeyRanges, ListRequest, StoreError, Write};
 use calico_ipam::{
     Answer, Batch, Expect, Failure, Found, IpamError, Item, Key, Operation, Outcome, Query, Read, Request,
-    Revision, Step, backoff, codec,
+    Revision, Step, backoff,
 };
 
 /// Why an operation failed.
@@ -61,45 +62,43 @@ pub fn now() -> u64 {
 }
 
 async fn fetch(store: &dyn Datastore, read: &Read) -> Result<Vec<Found>, StoreError> {
-    let ranges = read.queries.iter().map(|query| match query {
-        Query::Get(key) => KeyRange::Exact(codec::key(key).path()),
-        Query::List(scope) => KeyRange::Prefix(codec::prefix(scope)),
+    let ranges = read.queries.iter().flat_map(|query| -> Vec<KeyRange> {
+        match query {
+            Query::Get(key) => key.to_model().iter().map(|key| KeyRange::Exact(key.path())).collect(),
+            Query::List(scope) => scope.path_prefixes().into_iter().map(KeyRange::Prefix).collect(),
+        }
     });
     let list = store.list(&ListRequest::from(KeyRanges::new(ranges))).await?;
-    let mut items: Vec<Item> = list
-        .items
-        .iter()
-        .filter_map(|pair| {
-            let key = codec::key_of(&pair.key)?;
-            let value = codec::decode(&key, &pair.value)?;
-            Some(Item { key, value, revision: Revision::from(pair.revision.as_str()) })
-        })
-        .collect();
+    let readable = list.items.iter().filter_map(|pair| {
+        Some((pair.key.path(), Item::from_model(&pair.key, &pair.value, &pair.revision)?))
+    });
     // What cannot even be parsed is there all the same: a machine must not take it for absent and create it anew.
-    items.extend(list.failures.iter().filter_map(|failure| {
-        let key = codec::key_of(&calico_model::Key::parse(&failure.key).ok()?)?;
-        let damage = calico_ipam::StoredError::Field {
-            key: failure.key.clone(),
-            field: "value",
-            found: failure.reason.clone(),
-            expected: "readable",
-        };
-        let value = calico_ipam::Stored::Damaged(std::sync::Arc::new(damage));
-        Some(Item { key, value, revision: Revision::from(failure.revision.as_str()) })
-    }));
-    items.sort_by(|a, b| a.key.cmp(&b.key));
+    let unreadable = list.failures.iter().filter_map(|failure| {
+        let item = Item::unreadable(&failure.key, &failure.reason, &failure.revision)?;
+        Some((failure.key.clone(), item))
+    });
+    let items: BTreeMap<String, Item> = readable.chain(unreadable).collect();
     Ok(read
         .queries
         .iter()
         .map(|query| match query {
-            Query::Get(key) => Found::One(
-                items.binary_search_by(|item| item.key.cmp(key)).ok().and_then(|at| items.get(at)).cloned(),
-            ),
+            Query::Get(key) => {
+                Found::One(key.to_model().iter().find_map(|key| items.get(&key.path())).cloned())
+            }
             Query::List(scope) => {
-                Found::Many(items.iter().filter(|item| scope.contains(&item.key)).cloned().collect())
+                let mut found: Vec<Item> =
+                    items.values().filter(|item| scope.contains(&item.key)).cloned().collect();
+                found.sort_by(|a, b| a.key.cmp(&b.key));
+                Found::Many(found.into())
             }
         })
         .collect())
+}
+
+/// The key that writes of an object go to.
+fn target(key: &Key) -> Result<calico_model::Key, StoreError> {
+    let first = key.to_model().into_iter().next();
+    first.ok_or_else(|| StoreError::invalid(key.to_string(), "key", "it has no place in a datastore"))
 }
 
 async fn write(store: &dyn Datastore, batch: &Batch) -> Result<Outcome, StoreError> {
@@ -110,16 +109,14 @@ async fn write(store: &dyn Datastore, batch: &Batch) -> Result<Outcome, StoreErr
     for (index, write) in batch.writes.iter().enumerate() {
         let condition = match &write.expect {
             Expect::Absent => Condition::Absent,
-            Expect::Revision(revision) => {
-                Condition::Revision(calico_model::Revision::new(revision.to_string()))
-            }
+            Expect::Revision(revision) => Condition::Revision(revision.to_model()),
             Expect::Earlier(earlier) => match applied.get(*earlier) {
-                Some(revision) => Condition::Revision(calico_model::Revision::new(revision.to_string())),
+                Some(revision) => Condition::Revision(revision.to_model()),
                 None => Condition::Absent,
             },
         };
         let one = Write {
-            key: codec::key(&write.key),
+            key: target(&write.key)?,
             condition,
             effect: effect(&write.key, write.value.as_ref())?,
         };
@@ -135,9 +132,9 @@ async fn transaction(store: &dyn Datastore, batch: &Batch) -> Result<Outcome, St
     let collapsed = batch.collapsed();
     let mut writes = Vec::with_capacity(collapsed.len());
     for write in &collapsed {
-        let key = codec::key(&write.key);
+        let key = target(&write.key)?;
         let condition = match &write.expect {
-            Some(revision) => Condition::Revision(calico_model::Revision::new(revision.to_string())),
+            Some(revision) => Condition::Revision(revision.to_model()),
             None => Condition::Absent,
         };
         let effect = match (&write.value, &write.expect) {
@@ -156,7 +153,9 @@ async fn transaction(store: &dyn Datastore, batch: &Batch) -> Result<Outcome, St
             let path = subject(&error).map(str::to_owned);
             let index = collapsed
                 .iter()
-                .find(|write| path.as_deref() == Some(codec::key(&write.key).path().as_str()))
+                .find(|write| {
+                    write.key.to_model().iter().any(|key| path.as_deref() == Some(key.path().as_str()))
+                })
                 .map_or(0, |write| write.index);
             failed(error, index, Vec::new())
         }
@@ -166,7 +165,7 @@ async fn transaction(store: &dyn Datastore, batch: &Batch) -> Result<Outcome, St
 fn effect(key: &Key, value: Option<&calico_ipam::Stored>) -> Result<Effect, StoreError> {
     match value {
         None => Ok(Effect::Delete),
-        Some(stored) => match codec::encode(key, stored) {
+        Some(stored) => match stored.to_model() {
             Some(value) => Ok(Effect::Put(value, None)),
             None => Err(StoreError::invalid(
                 key.to_string(),
