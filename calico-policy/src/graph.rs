@@ -21,7 +21,7 @@ use crate::pools::{Pools, pool_of, service_cidrs};
 use crate::problems::Problems;
 use crate::routes::Routes;
 use crate::rules::{RuleOptions, shared};
-use crate::services::{Backend, ServiceName};
+use crate::services::{Backends, ServiceName};
 use crate::sets::{ItemId, Sets};
 use crate::settings::Settings;
 
@@ -276,7 +276,7 @@ impl Graph {
     fn slice(&mut self, namespace: &str, name: &str, object: Option<&KubernetesObject>) {
         let slice = ServiceName { namespace: namespace.into(), name: name.into() };
         let Some(KubernetesObject::EndpointSlice(object)) = object else {
-            self.sets.set_slice(slice, None, Vec::new());
+            self.sets.set_slice(slice, None, Backends::default());
             return;
         };
         let service = object.metadata.labels.get("kubernetes.io/service-name");
@@ -287,8 +287,8 @@ impl Graph {
 }
 
 /// Addresses and ports of a slice; names (FQDN slices) and ports without a number are left out.
-fn backends(slice: &EndpointSlice) -> Vec<Backend> {
-    let ports: Vec<(u8, u16)> = slice
+fn backends(slice: &EndpointSlice) -> Backends {
+    let ports = slice
         .ports
         .iter()
         .filter_map(|port| {
@@ -302,8 +302,7 @@ fn backends(slice: &EndpointSlice) -> Vec<Backend> {
         })
         .collect();
     let addresses = slice.endpoints.iter().flat_map(|endpoint| &endpoint.addresses);
-    let addresses = addresses.filter_map(|text| text.parse::<IpAddr>().ok());
-    addresses.flat_map(|addr| ports.iter().map(move |(protocol, port)| (addr, *protocol, *port))).collect()
+    Backends { addresses: addresses.filter_map(|text| text.parse::<IpAddr>().ok()).collect(), ports }
 }
 
 fn text(value: Option<Value>) -> Option<Arc<str>> {

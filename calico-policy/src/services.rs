@@ -16,8 +16,30 @@ pub(crate) struct ServiceName {
     pub(crate) name: Box<str>,
 }
 
-/// An address, protocol number and port that a slice lists.
-pub(crate) type Backend = (IpAddr, u8, u16);
+/// What a slice lists.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Backends {
+    pub(crate) addresses: Vec<IpAddr>,
+    /// Protocol numbers and ports; every address has all of them.
+    pub(crate) ports: Vec<(u8, u16)>,
+}
+
+impl Backends {
+    fn members(&self, with_ports: bool) -> Vec<Member> {
+        if !with_ports {
+            return self.addresses.iter().map(|addr| Member::Net(IpNet::from(*addr))).collect();
+        }
+        let ports_of = |addr: &IpAddr| {
+            let addr = *addr;
+            self.ports.iter().map(move |(protocol, port)| Member::AddrPort {
+                addr,
+                protocol: *protocol,
+                port: *port,
+            })
+        };
+        self.addresses.iter().flat_map(ports_of).collect()
+    }
+}
 
 /// Hears of a contribution to a set that comes (true) or goes.
 pub(crate) type Heard<'a> = &'a mut dyn FnMut(u32, Member, bool);
@@ -32,19 +54,15 @@ pub(crate) struct Services {
 #[derive(Debug)]
 struct Slice {
     service: ServiceName,
-    backends: Vec<Backend>,
-}
-
-fn member((addr, protocol, port): Backend, with_ports: bool) -> Member {
-    if with_ports { Member::AddrPort { addr, protocol, port } } else { Member::Net(IpNet::from(addr)) }
+    backends: Backends,
 }
 
 impl Services {
     /// A set wants the endpoints of a service from now on; the answer is what there is now.
     pub(crate) fn watch(&mut self, service: ServiceName, set: u32, with_ports: bool) -> Vec<Member> {
         let slices = self.by_service.get(&service).into_iter().flat_map(BTreeMap::keys);
-        let backends = slices.filter_map(|slice| self.slices.get(slice)).flat_map(|slice| &slice.backends);
-        let members = backends.map(|backend| member(*backend, with_ports)).collect();
+        let slices = slices.filter_map(|slice| self.slices.get(slice));
+        let members = slices.flat_map(|slice| slice.backends.members(with_ports)).collect();
         self.watchers.entry(service).or_default().push((set, with_ports));
         members
     }
@@ -64,11 +82,13 @@ impl Services {
         &mut self,
         slice: ServiceName,
         service: Option<ServiceName>,
-        mut backends: Vec<Backend>,
+        mut backends: Backends,
         heard: Heard<'_>,
     ) {
-        backends.sort_unstable();
-        backends.dedup();
+        backends.addresses.sort_unstable();
+        backends.addresses.dedup();
+        backends.ports.sort_unstable();
+        backends.ports.dedup();
         if let Some(service) = &service {
             self.tell(service, &backends, true, heard);
         }
@@ -87,10 +107,10 @@ impl Services {
         }
     }
 
-    fn tell(&self, service: &ServiceName, backends: &[Backend], add: bool, heard: Heard<'_>) {
+    fn tell(&self, service: &ServiceName, backends: &Backends, add: bool, heard: Heard<'_>) {
         for (set, with_ports) in self.watchers.get(service).into_iter().flatten() {
-            for backend in backends {
-                heard(*set, member(*backend, *with_ports), add);
+            for member in backends.members(*with_ports) {
+                heard(*set, member, add);
             }
         }
     }
@@ -107,15 +127,17 @@ mod tests {
     #[test]
     fn a_slice_that_moves_takes_its_members_along() {
         let mut services = Services::default();
-        let backend = ("10.0.0.1".parse().unwrap(), 6, 80);
+        let addr: IpAddr = "10.0.0.1".parse().unwrap();
+        let backends = || Backends { addresses: vec![addr], ports: vec![(6, 80)] };
         services.watch(name("a"), 1, true);
         services.watch(name("b"), 2, false);
         let mut log = Vec::new();
         services
-            .set_slice(name("s"), Some(name("a")), vec![backend], &mut |set, m, add| log.push((set, m, add)));
+            .set_slice(name("s"), Some(name("a")), backends(), &mut |set, m, add| log.push((set, m, add)));
         services
-            .set_slice(name("s"), Some(name("b")), vec![backend], &mut |set, m, add| log.push((set, m, add)));
-        let (port, addr) = (member(backend, true), member(backend, false));
+            .set_slice(name("s"), Some(name("b")), backends(), &mut |set, m, add| log.push((set, m, add)));
+        let port = Member::AddrPort { addr, protocol: 6, port: 80 };
+        let addr = Member::Net(addr.into());
         assert_eq!(log, [(1, port, true), (2, addr, true), (1, port, false)]);
         assert_eq!(services.watch(name("b"), 3, true), [port]);
         assert_eq!(services.watch(name("a"), 4, true), []);

@@ -4,7 +4,6 @@
 //! (workload endpoints of all nodes, host endpoints, network sets) or from the endpoint slices of a service.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 use std::sync::Arc;
 
 use calico_selector::{MatchIndex, Selector, Transition};
@@ -16,7 +15,7 @@ use crate::changes::{SetDelta, SetUpdate};
 use crate::ir::{Member, SetId};
 use crate::members::Members;
 use crate::rules::SetSource;
-use crate::services::{ServiceName, Services};
+use crate::services::{Backends, ServiceName, Services};
 
 /// Something with labels and addresses: an endpoint or a network set. Interned by the graph.
 pub(crate) type ItemId = u32;
@@ -273,15 +272,10 @@ impl Sets {
         }
     }
 
-    /// Endpoints of a service that one slice lists; an empty list removes the slice.
-    pub(crate) fn set_slice(
-        &mut self,
-        slice: ServiceName,
-        service: Option<ServiceName>,
-        members: Vec<(IpAddr, u8, u16)>,
-    ) {
+    /// Endpoints of a service that one slice lists; without a service the slice is gone.
+    pub(crate) fn set_slice(&mut self, slice: ServiceName, service: Option<ServiceName>, backends: Backends) {
         let Self { services, table, .. } = self;
-        services.set_slice(slice, service, members, &mut |set, member, add| table.change(set, member, add));
+        services.set_slice(slice, service, backends, &mut |set, member, add| table.change(set, member, add));
     }
 
     /// New sets, deltas and removals since the last flush, each sorted by id.
