@@ -4,6 +4,7 @@
 //! lives in the pure crates.
 
 pub mod cni;
+pub mod ctl;
 pub mod ipam_driver;
 pub mod lab;
 pub mod node;
