@@ -22,6 +22,7 @@
 pub mod backend;
 mod backoff;
 mod blocking;
+mod client;
 pub mod codec;
 pub mod config;
 pub mod conformance;
@@ -40,6 +41,7 @@ pub use backend::{
     RawWatch, RawWrite, StoreInfo,
 };
 pub use blocking::Blocking;
+pub use client::{Applied, Client, Initialization, ResourceList};
 pub use datastore::{
     Condition, Datastore, Effect, KvPair, List, ParseFailure, Store, TxnDone, Watch, WatchEvent, Write,
 };
