@@ -28,6 +28,8 @@ pub mod config;
 pub mod conformance;
 mod datastore;
 mod error;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod memory;
 mod open;
 mod request;
@@ -46,6 +48,8 @@ pub use datastore::{
     Condition, Datastore, Effect, KvPair, List, ParseFailure, Store, TxnDone, Watch, WatchEvent, Write,
 };
 pub use error::StoreError;
+#[cfg(feature = "etcd")]
+pub use etcd::EtcdStore;
 pub use memory::{MemoryStore, Operation};
 pub use open::{Role, open};
 pub use request::{ListRequest, bgp_view, felix_view, node_status_view, tunnel_view};

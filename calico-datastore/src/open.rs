@@ -29,6 +29,9 @@ pub fn open(config: &DatastoreConfig, role: Role) -> Result<Arc<dyn Datastore>, 
         }
         #[cfg(not(feature = "sqlite"))]
         DatastoreConfig::Sqlite { .. } => Err(absent("sqlite", role)),
+        #[cfg(feature = "etcd")]
+        DatastoreConfig::Etcd(config) => Ok(Arc::new(crate::Store::new(crate::EtcdStore::new(config)?))),
+        #[cfg(not(feature = "etcd"))]
         DatastoreConfig::Etcd(_) => Err(absent("etcdv3", role)),
         DatastoreConfig::Kubernetes(_) => Err(absent("kubernetes", role)),
     }

@@ -14,8 +14,6 @@ pub mod lower;
 mod names;
 pub mod object;
 pub mod table;
-pub mod text;
-mod text_rule;
 mod wire;
 
 #[cfg(test)]
@@ -24,8 +22,6 @@ mod dataplane_tests;
 mod fixtures;
 #[cfg(test)]
 mod tests;
-#[cfg(test)]
-mod text_tests;
 
 pub use dataplane::{Dataplane, Stats};
 pub use wire::WireError;

@@ -369,12 +369,7 @@ impl World {
             AnyResource::StagedGlobalNetworkPolicy(policy) if !ignored(&policy.spec.staged_action) => {
                 global!(&policy.spec)
             }
-            _ => {
-                if let Some(converted) = crate::policies::from_kubernetes(resource) {
-                    self.read_policy(key, &converted);
-                }
-                return;
-            }
+            _ => return,
         };
         self.policies.push(policy);
     }
