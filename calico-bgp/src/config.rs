@@ -372,13 +372,24 @@ impl LocalSource {
     }
 }
 
+/// What the kernel gets for a local route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum LocalInstall {
+    /// Nothing: the kernel has it already, or must not have it.
+    Nothing,
+    /// A blackhole, so that packets to unused addresses do not leave the node again.
+    Blackhole,
+    /// A route through the gateway.
+    Gateway,
+}
+
 /// A route that begins on this node.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct LocalRoute {
     /// Where it comes from.
     pub source: LocalSource,
-    /// Install a blackhole for it, so that packets to unused addresses do not leave the node again.
-    pub blackhole: bool,
+    /// What the kernel gets for it.
+    pub install: LocalInstall,
     /// The kernel's metric; the normal route priority when absent.
     pub metric: Option<u32>,
     /// The interface it points to.
@@ -389,24 +400,29 @@ pub struct LocalRoute {
 
 impl LocalRoute {
     /// A configured blackhole route, as for a block of addresses.
-    pub const fn blackhole() -> Self {
-        LocalRoute {
-            source: LocalSource::Static,
-            blackhole: true,
-            metric: None,
-            interface: None,
-            gateway: None,
-        }
+    pub fn blackhole() -> Self {
+        LocalRoute { install: LocalInstall::Blackhole, ..LocalRoute::announced() }
     }
 
     /// A configured route that is only announced, never installed.
     pub const fn announced() -> Self {
         LocalRoute {
             source: LocalSource::Static,
-            blackhole: false,
+            install: LocalInstall::Nothing,
             metric: None,
             interface: None,
             gateway: None,
+        }
+    }
+
+    /// A configured route through a gateway, installed in the kernel.
+    pub const fn through(gateway: IpAddr) -> Self {
+        LocalRoute {
+            source: LocalSource::Static,
+            install: LocalInstall::Gateway,
+            metric: None,
+            interface: None,
+            gateway: Some(gateway),
         }
     }
 
@@ -414,7 +430,7 @@ impl LocalRoute {
     pub fn device(interface: &str, metric: Option<u32>) -> Self {
         LocalRoute {
             source: LocalSource::Kernel,
-            blackhole: false,
+            install: LocalInstall::Nothing,
             metric,
             interface: Some(interface.into()),
             gateway: None,

@@ -41,6 +41,7 @@
 
 pub mod config;
 pub mod fsm;
+pub mod mesh;
 pub mod peer;
 pub mod policy;
 mod restart;

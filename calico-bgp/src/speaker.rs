@@ -212,6 +212,7 @@ pub struct Speaker {
     dials: HashMap<DialId, PeerId>,
     next_dial: u64,
     rib: Rib,
+    kernel_routes: BTreeMap<ipnet::IpNet, LocalRoute>,
     events: VecDeque<Event>,
     deferral: Option<Deferral>,
     turn: PeerId,
@@ -232,6 +233,7 @@ impl Speaker {
             connections: HashMap::new(),
             dials: HashMap::new(),
             next_dial: 0,
+            kernel_routes: BTreeMap::new(),
             events: VecDeque::new(),
             turn: PeerId::LOCAL,
             now,
@@ -300,38 +302,55 @@ impl Speaker {
         report
     }
 
-    /// Adds, replaces or takes back one local route without a whole new configuration.
-    pub fn set_route(&mut self, now: Instant, prefix: ipnet::IpNet, route: Option<LocalRoute>) {
+    /// Adds, replaces or takes back one route of the kernel, for example to a workload. Such routes live beside those of
+    /// the configuration; where both have one, the source with the higher preference is used.
+    pub fn set_kernel_route(&mut self, now: Instant, prefix: ipnet::IpNet, route: Option<LocalRoute>) {
+        self.now = now;
         let prefix = prefix.trunc();
+        let before = self.local_route(prefix).cloned();
         match route {
-            Some(route) => {
-                if self.config.routes.get(&prefix) != Some(&route) {
-                    self.rib.originate(prefix, &route);
-                    self.config.routes.insert(prefix, route);
-                }
-            }
-            None => {
-                if self.config.routes.remove(&prefix).is_some() {
-                    self.rib.withdraw_local(prefix);
-                }
-            }
-        }
+            Some(route) => self.kernel_routes.insert(prefix, route),
+            None => self.kernel_routes.remove(&prefix),
+        };
+        self.local_route_changed(prefix, before);
         self.settle(now);
     }
 
+    /// The routes that [`Speaker::set_kernel_route`] was told of.
+    pub fn kernel_routes(&self) -> &BTreeMap<ipnet::IpNet, LocalRoute> {
+        &self.kernel_routes
+    }
+
+    fn local_route(&self, prefix: ipnet::IpNet) -> Option<&LocalRoute> {
+        let both = [self.config.routes.get(&prefix), self.kernel_routes.get(&prefix)];
+        both.into_iter().flatten().max_by_key(|route| route.source.preference())
+    }
+
+    fn local_route_changed(&mut self, prefix: ipnet::IpNet, before: Option<LocalRoute>) -> bool {
+        let now = self.local_route(prefix).cloned();
+        if now == before {
+            return false;
+        }
+        match now {
+            Some(route) => self.rib.originate(prefix, &route),
+            None => self.rib.withdraw_local(prefix),
+        }
+        true
+    }
+
     fn change_routes(&mut self, routes: &BTreeMap<ipnet::IpNet, LocalRoute>) -> usize {
-        let mut changes = 0;
-        for prefix in self.config.routes.keys().filter(|prefix| !routes.contains_key(*prefix)) {
-            self.rib.withdraw_local(*prefix);
-            changes += 1;
+        let gone = self.config.routes.keys().filter(|prefix| !routes.contains_key(*prefix));
+        let new = routes.iter().filter(|(prefix, route)| self.config.routes.get(*prefix) != Some(*route));
+        let changed: Vec<_> = gone.chain(new.map(|(prefix, _)| prefix)).copied().collect();
+        let before: Vec<_> = changed.iter().map(|prefix| self.local_route(*prefix).cloned()).collect();
+        if !changed.is_empty() {
+            self.config.routes = routes.clone();
         }
-        for (prefix, route) in routes {
-            if self.config.routes.get(prefix) != Some(route) {
-                self.rib.originate(*prefix, route);
-                changes += 1;
-            }
-        }
-        changes
+        changed
+            .into_iter()
+            .zip(before)
+            .filter(|(prefix, before)| self.local_route_changed(*prefix, before.clone()))
+            .count()
     }
 
     fn add_peer(&mut self, now: Instant, config: Arc<PeerConfig>) {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::filter::{self, CommunityValue, Filter, glob};
-use super::{Edits, METRIC_CEILING, RouteView, Verdict};
+use super::{Edits, METRIC_CEILING, NetSet, RouteView, Verdict};
 
 /// Communities for all routes inside a prefix (`prefixAdvertisements`).
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
@@ -23,19 +23,19 @@ pub struct CalicoExport {
     /// The metric of ordinary routes.
     pub normal_priority: u32,
     /// Pools with `disableBGPExport`.
-    pub disabled_pools: Vec<IpNet>,
+    pub disabled_pools: NetSet,
     /// The BGP side programs IP-in-IP routes, so that routes over `tunl0` are its own.
     pub owns_ipip: bool,
     /// Communities by prefix.
     pub communities: Vec<CommunityRule>,
     /// Confirmed blocks of this node.
-    pub own_blocks: Vec<IpNet>,
+    pub own_blocks: NetSet,
     /// Ranges and addresses of services announced by this node.
-    pub service_routes: Vec<IpNet>,
+    pub service_routes: NetSet,
     /// On a reflector: ranges of load balancer and external addresses of the whole cluster.
-    pub reflected_services: Vec<IpNet>,
+    pub reflected_services: NetSet,
     /// Enabled pools.
-    pub pools: Vec<IpNet>,
+    pub pools: NetSet,
 }
 
 /// The step of the export decision that settled a route; for explanations.
@@ -71,8 +71,7 @@ impl CalicoExport {
     /// Steps 3 to 11 of the decision.
     pub fn decide(&self, view: &RouteView<'_>, edits: &mut Edits) -> (bool, ExportReason) {
         let prefix = view.prefix;
-        let inside = |nets: &[IpNet]| nets.iter().any(|net| net.contains(&prefix));
-        if inside(&self.disabled_pools) {
+        if self.disabled_pools.covers(prefix) {
             return (false, ExportReason::PoolDisabled);
         }
         if let Some(interface) = view.route.interface() {
@@ -90,20 +89,19 @@ impl CalicoExport {
             rule.communities.iter().for_each(|community| edits.add(community));
         }
         let metric = METRIC_CEILING.saturating_sub(view.local_pref);
-        for block in &self.own_blocks {
-            if *block == prefix {
-                return (true, ExportReason::OwnBlock);
-            }
-            if block.contains(&prefix) {
-                let elevated = metric < self.normal_priority;
-                return (elevated, if elevated { ExportReason::Elevated } else { ExportReason::Aggregated });
-            }
+        if let Some(block) = self.own_blocks.covering(prefix) {
+            let elevated = metric < self.normal_priority;
+            return match (block == prefix, elevated) {
+                (true, _) => (true, ExportReason::OwnBlock),
+                (false, true) => (true, ExportReason::Elevated),
+                (false, false) => (false, ExportReason::Aggregated),
+            };
         }
-        if inside(&self.service_routes) {
+        if self.service_routes.covers(prefix) {
             (true, ExportReason::Service)
-        } else if inside(&self.reflected_services) {
+        } else if self.reflected_services.covers(prefix) {
             (true, ExportReason::ReflectedService)
-        } else if inside(&self.pools) {
+        } else if self.pools.covers(prefix) {
             (true, ExportReason::Pool)
         } else {
             (false, ExportReason::NotOurs)
@@ -174,11 +172,15 @@ mod tests {
         (matches!(verdict, Verdict::Accept(_)), reason)
     }
 
+    fn set(net: &str) -> NetSet {
+        [net.parse().unwrap()].into_iter().collect()
+    }
+
     fn node() -> CalicoExport {
         CalicoExport {
             normal_priority: 1024,
-            own_blocks: vec!["10.1.0.64/26".parse().unwrap()],
-            pools: vec!["10.1.0.0/16".parse().unwrap()],
+            own_blocks: set("10.1.0.64/26"),
+            pools: set("10.1.0.0/16"),
             ..CalicoExport::default()
         }
     }
@@ -194,7 +196,7 @@ mod tests {
         assert_eq!(explain(node(), "10.1.0.70/32", device(Some(512)), true), (true, Elevated));
         assert_eq!(explain(node(), "10.1.9.5/32", device(None), true), (true, Pool));
         assert_eq!(explain(node(), "172.16.0.0/24", device(None), true), (false, NotOurs));
-        let disabled = CalicoExport { disabled_pools: vec!["10.1.0.0/16".parse().unwrap()], ..node() };
+        let disabled = CalicoExport { disabled_pools: set("10.1.0.0/16"), ..node() };
         assert_eq!(explain(disabled, "10.1.0.64/26", LocalRoute::blackhole(), true), (false, PoolDisabled));
     }
 

@@ -5,6 +5,8 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use ipnet::{IpNet, Ipv4Net};
 
+use super::NetSet;
+
 /// How packets of a pool travel between nodes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum PoolEncapsulation {
@@ -44,7 +46,7 @@ pub struct FibPolicy {
     /// Install nothing: the node only reflects.
     pub disabled: bool,
     /// Destinations that are never installed: service ranges.
-    pub reject: Vec<IpNet>,
+    pub reject: NetSet,
     /// Next hops reached through WireGuard; routes over them belong to the policy side.
     pub wireguard: BTreeSet<IpAddr>,
     /// The pools.
@@ -56,10 +58,7 @@ pub struct FibPolicy {
 impl FibPolicy {
     /// How to install a route learned by BGP; `None` not at all.
     pub fn decide(&self, prefix: IpNet, next_hop: IpAddr) -> Option<RouteVia> {
-        if self.disabled
-            || self.reject.iter().any(|net| net.contains(&prefix))
-            || self.wireguard.contains(&next_hop)
-        {
+        if self.disabled || self.reject.covers(prefix) || self.wireguard.contains(&next_hop) {
             return None;
         }
         let (IpNet::V4(_), Some(own)) = (prefix, self.own_network) else {
@@ -94,7 +93,7 @@ mod tests {
         FibPolicy {
             pools: vec![PoolRoute { cidr: "10.1.0.0/16".parse().unwrap(), encapsulation, owned }],
             own_network: Some("10.0.0.0/24".parse().unwrap()),
-            reject: vec!["10.96.0.0/12".parse().unwrap()],
+            reject: ["10.96.0.0/12".parse().unwrap()].into_iter().collect(),
             wireguard: BTreeSet::from(["10.0.0.66".parse().unwrap()]),
             ..FibPolicy::default()
         }

@@ -1,9 +1,10 @@
 //! Policy as data: which routes are taken in, sent out and installed. Compiled once from resources by
-//! the mesh module, evaluated per route without allocation in the common case.
+//! [`crate::mesh`], evaluated per route without allocation in the common case.
 
 mod export;
 mod fib;
 mod filter;
+mod netset;
 
 use ipnet::IpNet;
 use smallvec::SmallVec;
@@ -12,7 +13,8 @@ use crate::route::RouteAttributes;
 
 pub use export::{CalicoExport, CommunityRule, ExportPolicy, ExportReason};
 pub use fib::{FibPolicy, PoolEncapsulation, PoolRoute, RouteVia};
-pub use filter::{CidrMatch, CommunityValue, Filter, FilterAction, FilterRule, Operation};
+pub use filter::{CidrMatch, CommunityError, CommunityValue, Filter, FilterAction, FilterRule, Operation};
+pub use netset::NetSet;
 
 /// The largest metric, from which a LOCAL_PREF is the distance: `LOCAL_PREF = 2147483647 - metric`.
 pub const METRIC_CEILING: u32 = 2_147_483_647;

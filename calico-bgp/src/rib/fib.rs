@@ -8,7 +8,8 @@ use smallvec::SmallVec;
 use super::attrs::AttrStore;
 use super::best::{PeerRank, multipath};
 use super::prefixes::{Path, PeerId};
-use crate::policy::{FibPolicy, METRIC_CEILING, RouteVia};
+use crate::config::LocalInstall;
+use crate::policy::{FibPolicy, METRIC_CEILING, NORMAL_PRIORITY, RouteVia};
 
 /// One next hop of a kernel route.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -54,8 +55,15 @@ pub(crate) fn kernel_route(
     let best = paths.first()?;
     let route = attrs.get(best.attributes)?;
     if let Some(local) = &route.local {
-        // Other local routes are the kernel's already.
-        return (local.blackhole && !policy.disabled).then_some(FibRoute::Blackhole);
+        return match (local.install, local.gateway) {
+            _ if policy.disabled => None,
+            (LocalInstall::Blackhole, _) => Some(FibRoute::Blackhole),
+            (LocalInstall::Gateway, Some(address)) => {
+                let next_hops = smallvec::smallvec![FibNextHop { address, via: RouteVia::Direct }];
+                Some(FibRoute::Via { next_hops, metric: local.metric.unwrap_or(NORMAL_PRIORITY) })
+            }
+            _ => None,
+        };
     }
     let local_pref = attrs.hot(best.attributes)?.local_pref;
     let mut next_hops: SmallVec<[FibNextHop; 2]> = SmallVec::new();
