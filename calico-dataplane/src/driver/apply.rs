@@ -54,15 +54,11 @@ impl<P: PolicyDataplane> Driver<P> {
             self.apply_neighbours(now, progress)?;
             self.apply_routes(now, progress)?;
         }
-        progress.next = [
-            self.next_refresh,
-            self.policy_retry,
-            self.endpoints.next_wake(),
-            self.routes.next_wake().map(|at| at.max(now + Duration::from_millis(10))),
-        ]
-        .into_iter()
-        .flatten()
-        .min();
+        progress.next =
+            [self.next_refresh, self.policy_retry, self.endpoints.next_wake(), self.routes.next_wake(now)]
+                .into_iter()
+                .flatten()
+                .min();
         Ok(())
     }
 

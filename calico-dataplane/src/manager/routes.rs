@@ -125,6 +125,9 @@ pub enum RouteStanding {
 
 type Claim = (RouteClass, Arc<str>, Candidate);
 
+#[cfg(test)]
+mod tests;
+
 /// Decides over the routes of the main table.
 #[derive(Debug, Default)]
 pub struct RouteManager {
@@ -480,8 +483,8 @@ impl RouteManager {
                 Some(Owner::Workload) => {
                     gates.policy && self.strays.get(&key).is_none_or(|since| now >= *since + STRAY_GRACE)
                 }
-                // Its interface is no longer ours or gone; the kernel will tell.
-                None => false,
+                // We wrote it, or it was on an interface that is gone by now.
+                None => true,
             };
             if allowed {
                 deletions.push(key);
@@ -514,8 +517,9 @@ impl RouteManager {
     }
 
     /// When [`Self::pending`] will have something to say that it does not say now.
-    pub fn next_wake(&self) -> Option<Instant> {
-        let stray = self.strays.values().map(|since| *since + STRAY_GRACE).min();
+    pub fn next_wake(&self, now: Instant) -> Option<Instant> {
+        // A stray whose grace is over waits for something else than time.
+        let stray = self.strays.values().map(|since| *since + STRAY_GRACE).filter(|at| *at > now).min();
         self.table.next_retry().into_iter().chain(stray).min()
     }
 

@@ -1,5 +1,9 @@
 //! Netlink, spoken directly.
 //!
+//! The wire forms are our own: one encoder serves rtnetlink, nfnetlink and generic netlink, a decoder reads only what
+//! is used and steps over the rest, and nothing of it changes with the releases of another crate. The rust-netlink
+//! crates are the oracle in the tests.
+//!
 //! ```no_run
 //! use calico_dataplane::netlink::{Family, Rtnetlink, route::RouteFilter, route_text};
 //! let mut netlink = Rtnetlink::open()?;
@@ -15,6 +19,8 @@ pub mod link;
 pub mod mac;
 pub mod monitor;
 pub mod neighbour;
+#[cfg(test)]
+mod oracle;
 pub mod route;
 pub mod route_text;
 pub mod rule;

@@ -185,3 +185,18 @@ impl Monitor {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_an_event_an_error_or_nothing(kind in 16..40_u16, payload in proptest::collection::vec(any::<u8>(), 0..120)) {
+            let message = Message { kind, flags: 0, sequence: 0, port: 0, payload: &payload };
+            let _ = decode(&message);
+        }
+    }
+}

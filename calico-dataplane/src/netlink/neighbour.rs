@@ -69,7 +69,7 @@ impl Neighbour {
         }
     }
 
-    fn encode(&self, body: &mut Body<'_>) {
+    pub(super) fn encode(&self, body: &mut Body<'_>) {
         let flags = if self.table == NeighbourTable::Forwarding { NTF_SELF } else { 0 };
         let state = if self.permanent { NUD_PERMANENT } else { 0x2 };
         body.bytes(&[self.table.family(), 0, 0, 0]);

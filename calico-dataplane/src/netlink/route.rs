@@ -572,11 +572,7 @@ impl Rtnetlink {
                 RouteChange::Replace(_) => (RTM_NEWROUTE, flags::CREATE | flags::REPLACE),
                 RouteChange::Delete(_) => (RTM_DELROUTE, 0),
             };
-            let body = move |body: &mut Body<'_>| match change {
-                RouteChange::Replace(route) => route.encode(body),
-                RouteChange::Delete(key) => encode_delete(key, body),
-            };
-            Step { kind, flags, body }
+            Step { kind, flags, body: move |body: &mut Body<'_>| change.encode(body) }
         });
         let mut results = self.socket.pipeline(steps)?;
         for result in &mut results {
@@ -589,6 +585,13 @@ impl Rtnetlink {
 }
 
 impl RouteChange<'_> {
+    pub(super) fn encode(&self, body: &mut Body<'_>) {
+        match self {
+            Self::Replace(route) => route.encode(body),
+            Self::Delete(key) => encode_delete(key, body),
+        }
+    }
+
     /// The destination, for messages.
     pub fn dst(&self) -> IpNet {
         match self {
