@@ -8,6 +8,7 @@ pub mod config;
 mod dataplane;
 pub mod decode;
 mod decode_expr;
+pub mod eval;
 pub mod expr;
 pub mod kernel;
 pub mod lower;

@@ -1,0 +1,285 @@
+//! Three judges of one packet: the resources (reference evaluator), the IR (interpreter), and the nf_tables
+//! expressions that the IR compiles to, evaluated in user space.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use calico_dataplane::driver::{InterfaceInfo, InterfaceState};
+use calico_dataplane::nft::compile::Compiler;
+use calico_dataplane::nft::eval::{Fate, Frame, run_hook};
+use calico_dataplane::nft::object::{Hook, Ruleset};
+use calico_policy::changes::{HostEndpoint, WorkloadEndpoint};
+use calico_policy::ir::Direction;
+use calico_policy::packet::Packet;
+use calico_policy::scenario::{Dice, NODE, cluster, packet};
+use calico_policy::verdict::{HostStage, Staged, Verdict};
+use calico_policy::{Changes, Graph, GraphConfig, Mirror};
+use proptest::prelude::*;
+
+/// The graph's view, the interpreter's and the compiled ruleset after the same flushes.
+struct Node {
+    mirror: Mirror,
+    compiler: Compiler,
+    interfaces: InterfaceState,
+}
+
+impl Node {
+    fn apply(&mut self, changes: &Changes) {
+        self.mirror.apply(changes).unwrap();
+        self.interfaces = interfaces(&self.mirror);
+        self.compiler.apply(changes, &self.interfaces);
+    }
+
+    fn ruleset(&self) -> &Ruleset {
+        self.compiler.table().desired()
+    }
+}
+
+/// Every interface a host endpoint could have, with the addresses it expects.
+fn interfaces(mirror: &Mirror) -> InterfaceState {
+    let mut state = InterfaceState::default();
+    for (index, endpoint) in mirror.host_endpoints.values().enumerate() {
+        let name: Arc<str> = match &*endpoint.interface {
+            "" | "*" => format!("eth{}", index + 7).into(),
+            _ => endpoint.interface.clone(),
+        };
+        let addresses = endpoint.expected_ips.clone();
+        state.interfaces.insert(name, InterfaceInfo { index: index as u32 + 2, up: true, addresses });
+    }
+    state
+}
+
+fn node(seed: u64) -> Node {
+    let mut graph = Graph::new(GraphConfig { node: NODE.into(), ..GraphConfig::default() });
+    let mut node = Node {
+        mirror: Mirror::default(),
+        compiler: Compiler::default(),
+        interfaces: InterfaceState::default(),
+    };
+    let mut dice = Dice::new(!seed);
+    graph.in_sync();
+    for update in cluster(seed) {
+        graph.apply(update);
+        if dice.one_in(4) {
+            node.apply(&graph.flush());
+        }
+    }
+    node.apply(&graph.flush());
+    node
+}
+
+fn own_address(nets: &[ipnet::IpNet], v4: bool) -> Option<IpAddr> {
+    nets.iter().map(|net| net.addr()).find(|addr| addr.is_ipv4() == v4)
+}
+
+/// What the forward hook says to a packet between a workload and the outside.
+fn through_forward(
+    ruleset: &Ruleset,
+    endpoint: &WorkloadEndpoint,
+    direction: Direction,
+    packet: Packet,
+) -> bool {
+    let mut frame = match direction {
+        Direction::Ingress => Frame::forwarded(packet, "outside0", &endpoint.interface),
+        Direction::Egress => Frame::forwarded(packet, &endpoint.interface, "outside0"),
+    };
+    run_hook(ruleset, Hook::Forward, &mut frame) == Fate::Accepted
+}
+
+/// The winner of several endpoints with one interface polices it.
+fn is_shadowed(mirror: &Mirror, endpoint: &WorkloadEndpoint) -> bool {
+    mirror
+        .workload_endpoints
+        .values()
+        .any(|other| other.interface == endpoint.interface && other.id < endpoint.id)
+}
+
+fn compare_workloads(
+    node: &Node,
+    dice: &mut Dice,
+    packets: usize,
+    seen: &mut BTreeMap<&'static str, usize>,
+) -> usize {
+    let mut cases = 0;
+    let wildcard = node.mirror.host_endpoints.values().any(|endpoint| &*endpoint.interface == "*");
+    for endpoint in node.mirror.workload_endpoints.values() {
+        // The forward policy of a `*` host endpoint would also speak here.
+        if wildcard || is_shadowed(&node.mirror, endpoint) || endpoint.qos != Default::default() {
+            continue;
+        }
+        for _ in 0..packets {
+            let mut packet = packet(dice);
+            let direction = [Direction::Ingress, Direction::Egress][dice.below(2)];
+            if let Some(own) = own_address(&endpoint.nets, packet.src.is_ipv4()).filter(|_| dice.one_in(2)) {
+                match direction {
+                    Direction::Ingress => packet.dst = own,
+                    Direction::Egress => packet.src = own,
+                }
+            }
+            // Tunnels from workloads are refused whatever policy says.
+            let tunnel = packet.protocol == 4 || (packet.protocol == 17 && packet.dst_port == 4789);
+            if tunnel && direction == Direction::Egress {
+                continue;
+            }
+            let expected = node.mirror.evaluate_workload(&endpoint.id, direction, &packet, Staged::Ignored);
+            let found = through_forward(node.ruleset(), endpoint, direction, packet);
+            assert_eq!(
+                found,
+                expected.verdict == Verdict::Allow,
+                "{:?} {direction:?} {packet:?}: {expected:?}",
+                endpoint.id
+            );
+            *seen.entry(if found { "allowed" } else { "denied" }).or_default() += 1;
+            cases += 1;
+        }
+    }
+    cases
+}
+
+/// Which host endpoint the interpreter should be asked about for an interface.
+fn host_endpoint_of<'a>(node: &'a Node, interface: &str) -> Option<&'a HostEndpoint> {
+    let info = node.interfaces.interfaces.get(interface);
+    let specific = node.mirror.host_endpoints.values().find(|endpoint| match &*endpoint.interface {
+        "*" => false,
+        "" => info.is_some_and(|info| endpoint.expected_ips.iter().any(|ip| info.addresses.contains(ip))),
+        name => name == interface,
+    });
+    let all = || node.mirror.host_endpoints.values().find(|endpoint| &*endpoint.interface == "*");
+    specific.or_else(all).map(|endpoint| &**endpoint)
+}
+
+fn allows(
+    node: &Node,
+    endpoint: &HostEndpoint,
+    stage: HostStage,
+    direction: Direction,
+    packet: &Packet,
+) -> Verdict {
+    node.mirror.evaluate_host(&endpoint.name, stage, direction, packet, Staged::Ignored).verdict
+}
+
+/// A packet to this machine through every stage of the interface's host endpoint (`policy.md` §3.1).
+fn expected_at_host(node: &Node, interface: &str, packet: &Packet) -> bool {
+    let Some(endpoint) = host_endpoint_of(node, interface) else { return true };
+    let failsafe = matches!(
+        (packet.protocol, packet.dst_port),
+        (6, 22 | 179 | 2379 | 2380 | 5473 | 6443 | 6666 | 6667) | (17, 68)
+    );
+    let wildcard = &*endpoint.interface == "*";
+    let reply = matches!(
+        (packet.protocol, packet.src_port),
+        (6, 179 | 2379 | 2380 | 5473 | 6443 | 6666 | 6667) | (17, 53 | 67)
+    );
+    if !wildcard && !failsafe && !reply {
+        match allows(node, endpoint, HostStage::Untracked, Direction::Ingress, packet) {
+            Verdict::Allow => return true,
+            Verdict::Deny => return false,
+            Verdict::Continue => {}
+        }
+    }
+    if failsafe {
+        return true;
+    }
+    match allows(node, endpoint, HostStage::PreDnat, Direction::Ingress, packet) {
+        Verdict::Allow => return true,
+        Verdict::Deny => return false,
+        Verdict::Continue => {}
+    }
+    allows(node, endpoint, HostStage::Normal, Direction::Ingress, packet) == Verdict::Allow
+}
+
+fn arrives_at_host(ruleset: &Ruleset, interface: &str, packet: Packet) -> bool {
+    let mut frame = Frame::forwarded(packet, interface, "");
+    frame.local = vec![packet.dst];
+    [Hook::Prerouting, Hook::Input]
+        .into_iter()
+        .all(|hook| run_hook(ruleset, hook, &mut frame) == Fate::Accepted)
+}
+
+fn compare_hosts(
+    node: &Node,
+    dice: &mut Dice,
+    packets: usize,
+    seen: &mut BTreeMap<&'static str, usize>,
+) -> usize {
+    let mut cases = 0;
+    let names: Vec<Arc<str>> = node.interfaces.interfaces.keys().cloned().collect();
+    let tunnels = node.mirror.encapsulation.unwrap_or_default();
+    for name in names.iter().filter(|name| !name.starts_with("cali")) {
+        for _ in 0..packets {
+            let packet = packet(dice);
+            if packet.protocol == 4 && tunnels.ipip || (packet.protocol == 17 && packet.dst_port == 4789) {
+                continue;
+            }
+            // With untracked stages anywhere, replies of failsafe connections stay tracked on this interface.
+            let expected = expected_at_host(node, name, &packet);
+            let found = arrives_at_host(node.ruleset(), name, packet);
+            assert_eq!(found, expected, "{name}: {packet:?}");
+            *seen.entry(if found { "host allowed" } else { "host denied" }).or_default() += 1;
+            cases += 1;
+        }
+    }
+    cases
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn compiled_expressions_and_the_interpreter_agree(seed in any::<u64>()) {
+        let node = node(seed);
+        let mut dice = Dice::new(seed ^ 0x5555);
+        let mut seen = BTreeMap::new();
+        compare_workloads(&node, &mut dice, 16, &mut seen);
+        compare_hosts(&node, &mut dice, 16, &mut seen);
+    }
+}
+
+/// Both verdicts occur, at both kinds of endpoint, often enough to mean something. `CALICO_CASES` sets how many
+/// packets are judged.
+#[test]
+fn many_packets_are_judged_alike() {
+    let wanted: usize =
+        std::env::var("CALICO_CASES").ok().and_then(|text| text.parse().ok()).unwrap_or(20_000);
+    let mut seen = BTreeMap::new();
+    let mut cases = 0;
+    let mut seed = 1;
+    while cases < wanted {
+        let node = node(seed);
+        let mut dice = Dice::new(seed);
+        cases += compare_workloads(&node, &mut dice, 40, &mut seen);
+        cases += compare_hosts(&node, &mut dice, 20, &mut seen);
+        seed += 1;
+    }
+    for kind in ["allowed", "denied", "host allowed", "host denied"] {
+        let count = seen.get(kind).copied().unwrap_or(0);
+        assert!(count * 100 > wanted, "{kind} only {count} times of {cases}: {seen:?}");
+    }
+}
+
+/// An update at a time or all at once, the table is the same.
+#[test]
+fn the_table_does_not_depend_on_the_way_to_it() {
+    for seed in 1..60 {
+        let stepwise = node(seed);
+        let mut graph = Graph::new(GraphConfig { node: NODE.into(), ..GraphConfig::default() });
+        cluster(seed).into_iter().for_each(|update| graph.apply(update));
+        graph.in_sync();
+        let mut compiler = Compiler::default();
+        compiler.apply(&graph.flush(), &stepwise.interfaces);
+        let (one, other) = (stepwise.ruleset(), compiler.table().desired());
+        let names = |ruleset: &Ruleset| -> Vec<_> {
+            // A set that once held a prefix keeps its kind until it is made anew.
+            let plain =
+                |name: &Arc<str>| name.replacen("cali4n", "cali40", 1).replacen("cali6n", "cali60", 1);
+            ruleset.sets.keys().map(plain).chain(ruleset.chains.keys().map(|name| name.to_string())).collect()
+        };
+        let (mut left, mut right) = (names(one), names(other));
+        left.sort();
+        right.sort();
+        assert_eq!(left, right, "seed {seed}");
+    }
+}
