@@ -401,13 +401,19 @@ impl Active {
                 }
             }
             Some(AnyResource::HostEndpoint(endpoint)) => {
+                // Without an interface of its own an endpoint cannot be policed before connection tracking.
+                let untracked = if endpoint.spec.interface_name == "*" {
+                    Arc::default()
+                } else {
+                    self.tiers_of(item, Stage::Untracked)
+                };
                 let stages = HostStages {
                     normal: self.tiers_of(item, Stage::Normal),
                     forward: self.tiers_of(item, Stage::Forward),
-                    untracked: self.tiers_of(item, Stage::Untracked),
+                    untracked,
                     pre_dnat: self.tiers_of(item, Stage::PreDnat),
                 };
-                let output = host_output(&endpoint.metadata.name, &endpoint.spec, stages);
+                let output = host_output(&endpoint.metadata, &endpoint.spec, stages);
                 self.announced_hosts.insert(item, output.name.clone());
                 self.hosts_out.set(output.name.clone(), Some(Arc::new(output)));
             }

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use calico_model::resource::endpoint::{HostEndpointSpec, WorkloadEndpointSpec};
-use calico_model::{AnyResource, ObjectMeta, Protocol};
+use calico_model::{AnyResource, Dscp, ObjectMeta, Protocol};
 use calico_selector::labels::{NAMESPACE, ORCHESTRATOR, SERVICE_ACCOUNT, is_reserved};
 use ipnet::IpNet;
 use smallvec::SmallVec;
@@ -14,6 +14,9 @@ use crate::changes::{HostEndpoint, QosControls, TierPolicies, WorkloadEndpoint, 
 use crate::packet::{TCP, has_ports};
 use crate::rules::{BadField, parse_net, shared};
 use crate::sets::{Content, NamedPort};
+
+/// The one QoS annotation that host endpoints honour.
+const DSCP_ANNOTATION: &str = "qos.projectcalico.org/dscp";
 
 /// An endpoint or network set, ready for the label indexes.
 #[derive(Debug)]
@@ -221,7 +224,7 @@ fn qos(spec: &WorkloadEndpointSpec) -> QosControls {
         egress_packet_burst: limit(qos.egress_packet_burst),
         ingress_max_connections: limit(qos.ingress_max_connections),
         egress_max_connections: limit(qos.egress_max_connections),
-        dscp: None,
+        dscp: qos.dscp.as_ref().map(Dscp::value),
     }
 }
 
@@ -234,12 +237,12 @@ pub(crate) struct HostStages {
 }
 
 /// What the dataplane is told of a local host endpoint.
-pub(crate) fn host_output(name: &str, spec: &HostEndpointSpec, stages: HostStages) -> HostEndpoint {
+pub(crate) fn host_output(meta: &ObjectMeta, spec: &HostEndpointSpec, stages: HostStages) -> HostEndpoint {
     let mut expected_ips: Vec<IpAddr> = spec.expected_ips.iter().filter_map(|text| address(text)).collect();
     expected_ips.sort();
     expected_ips.dedup();
     HostEndpoint {
-        name: shared(name),
+        name: shared(&meta.name),
         interface: shared(&spec.interface_name),
         expected_ips,
         normal: stages.normal,
@@ -247,7 +250,11 @@ pub(crate) fn host_output(name: &str, spec: &HostEndpointSpec, stages: HostStage
         untracked: stages.untracked,
         pre_dnat: stages.pre_dnat,
         profiles: profiles(&spec.profiles).into(),
-        dscp: None,
+        dscp: meta
+            .annotations
+            .get(DSCP_ANNOTATION)
+            .and_then(|text| text.parse().ok())
+            .map(|d: Dscp| d.value()),
     }
 }
 

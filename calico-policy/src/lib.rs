@@ -8,7 +8,9 @@
 mod active;
 pub mod changes;
 mod endpoints;
+pub mod failsafe;
 mod graph;
+pub mod interfaces;
 pub mod ir;
 pub mod members;
 pub mod mirror;

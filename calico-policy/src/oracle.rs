@@ -6,6 +6,7 @@
 
 mod labels;
 mod rule;
+mod trace;
 mod world;
 
 use std::cmp::Ordering;
@@ -14,6 +15,7 @@ use std::net::IpAddr;
 use calico_model::ResourceKey;
 
 pub use rule::Unmet;
+pub use trace::{Hop, ListHop, Party, RuleHop, RuleName, StagedHop, TierHop, Trace, WhyDenied};
 pub use world::{EndpointKind, Item, World};
 
 use crate::changes::DefaultAction;

@@ -239,7 +239,7 @@ fn host_endpoint(dice: &mut Dice, number: usize) -> HostEndpoint {
         .collect();
     let spec = HostEndpointSpec {
         node: if dice.one_in(4) { "there".into() } else { NODE.into() },
-        interface_name: format!("eth{number}"),
+        interface_name: if dice.one_in(4) { "*".into() } else { format!("eth{number}") },
         expected_ips: vec![address(dice, false).to_string(), address(dice, true).to_string()],
         ports,
         profiles: if dice.one_in(2) { vec!["kns.a".into()] } else { Vec::new() },

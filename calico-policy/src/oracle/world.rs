@@ -50,6 +50,37 @@ pub struct Item {
     pub profiles: Vec<String>,
     /// Node of an endpoint.
     pub node: String,
+    /// Pod of a workload endpoint, or what stands for it.
+    pub workload: String,
+    /// Profiles that supplied inherited labels, by label.
+    pub inherited: BTreeMap<String, String>,
+    /// Interface of an endpoint; `*` for a host endpoint that stands for all of them.
+    pub interface: String,
+}
+
+impl Item {
+    /// The name by which people know it: `pod ns/name`, `host endpoint name`, `network set ns/name`.
+    pub fn title(&self) -> String {
+        match (self.kind, self.key.namespace.as_str()) {
+            (EndpointKind::Workload, namespace) => format!("pod {namespace}/{}", self.workload),
+            (EndpointKind::Host, _) => format!("host endpoint {}", self.key.name),
+            (EndpointKind::NetworkSet, "") => format!("network set {}", self.key.name),
+            (EndpointKind::NetworkSet, namespace) => format!("network set {namespace}/{}", self.key.name),
+        }
+    }
+}
+
+impl calico_selector::Labels for Item {
+    fn get(&self, name: &str) -> Option<&str> {
+        self.labels.get(name).map(String::as_str)
+    }
+
+    fn origin(&self, name: &str) -> calico_selector::labels::Origin<'_> {
+        match self.inherited.get(name) {
+            Some(profile) => calico_selector::labels::Origin::Parent(profile),
+            None => calico_selector::labels::Origin::Own,
+        }
+    }
 }
 
 /// Where the rules of a policy or profile come from.
@@ -67,6 +98,8 @@ pub(super) struct OraclePolicy {
     pub(super) tier: String,
     pub(super) order: Option<f64>,
     subject: Subject,
+    /// The selectors as written: endpoints, namespaces, service accounts.
+    pub(super) texts: [String; 3],
     types: Vec<PolicyType>,
     ingress: Vec<Rule>,
     egress: Vec<Rule>,
@@ -121,7 +154,7 @@ impl OraclePolicy {
         let governs_any = self.governs(Direction::Ingress) || self.governs(Direction::Egress);
         governs_any
             && match stage {
-                HostStage::Untracked => self.do_not_track,
+                HostStage::Untracked => self.do_not_track && item.interface != "*",
                 HostStage::PreDnat => self.pre_dnat && !self.do_not_track,
                 HostStage::Normal => !self.do_not_track && !self.pre_dnat,
                 HostStage::Forward => self.apply_on_forward && !self.do_not_track && !self.pre_dnat,
@@ -207,9 +240,12 @@ impl World {
                 Kind::NetworkSet => vec![format!("kns.{}", item.key.namespace)],
                 _ => item.profiles.clone(),
             };
-            for labels in profiles.iter().filter_map(|profile| inherited.get(profile)) {
-                for (name, value) in labels {
-                    item.labels.entry(name.clone()).or_insert_with(|| value.clone());
+            for profile in &profiles {
+                for (name, value) in inherited.get(profile).into_iter().flatten() {
+                    if !item.labels.contains_key(name) {
+                        item.labels.insert(name.clone(), value.clone());
+                        item.inherited.insert(name.clone(), profile.clone());
+                    }
                 }
             }
         }
@@ -219,6 +255,12 @@ impl World {
     /// Everything with labels and addresses, sorted by key.
     pub fn items(&self) -> &[Item] {
         &self.items
+    }
+
+    /// The workload of a pod, by namespace and pod name.
+    pub fn workload(&self, namespace: &str, pod: &str) -> Option<&Item> {
+        let named = |item: &&Item| item.key.namespace == namespace && item.workload == pod;
+        self.items.iter().filter(|item| item.kind == EndpointKind::Workload).find(named)
     }
 
     /// The item of a key.
@@ -306,6 +348,13 @@ impl World {
                     ports: ports.collect(),
                     profiles: spec.profiles.clone(),
                     node: spec.node.clone(),
+                    interface: spec.interface_name.clone(),
+                    workload: [&spec.pod, &spec.workload, &spec.container_id]
+                        .into_iter()
+                        .find(|name| !name.is_empty())
+                        .unwrap_or(&key.name)
+                        .clone(),
+                    inherited: BTreeMap::new(),
                 });
             }
             AnyResource::HostEndpoint(endpoint) => {
@@ -319,6 +368,9 @@ impl World {
                     ports: ports.collect(),
                     profiles: spec.profiles.clone(),
                     node: spec.node.clone(),
+                    interface: spec.interface_name.clone(),
+                    workload: String::new(),
+                    inherited: BTreeMap::new(),
                 });
             }
             AnyResource::NetworkSet(set) => {
@@ -344,6 +396,11 @@ impl World {
                     tier: if spec.tier.is_empty() { "default".into() } else { spec.tier.clone() },
                     order: spec.order,
                     subject: subject(&spec.selector, $namespaces, &spec.service_account_selector),
+                    texts: [
+                        spec.selector.clone(),
+                        String::from($namespaces),
+                        spec.service_account_selector.clone(),
+                    ],
                     types: spec.types.clone(),
                     ingress: spec.ingress.clone(),
                     egress: spec.egress.clone(),
@@ -356,7 +413,7 @@ impl World {
         macro_rules! global {
             ($spec:expr) => {{
                 let s = $spec;
-                read!(s, &s.namespace_selector, s.do_not_track, s.pre_dnat, s.apply_on_forward)
+                read!(s, s.namespace_selector.as_str(), s.do_not_track, s.pre_dnat, s.apply_on_forward)
             }};
         }
         let ignored = |action: &StagedAction| matches!(action, StagedAction::Delete | StagedAction::Ignore);
@@ -418,6 +475,9 @@ fn network_set(key: &ResourceKey, labels: Labels, nets: &[String]) -> Item {
         ports: Vec::new(),
         profiles: Vec::new(),
         node: String::new(),
+        interface: String::new(),
+        workload: String::new(),
+        inherited: BTreeMap::new(),
     }
 }
 
