@@ -17,11 +17,13 @@ mod kind;
 mod meta;
 pub mod names;
 pub mod net;
+pub mod order;
 mod port;
 mod protocol;
 pub mod resource;
 pub mod shape;
 mod time;
+pub mod validate;
 mod value;
 
 pub use any::*;

@@ -7,11 +7,15 @@ use calico_selector::kubernetes as selector;
 use crate::defaults::DEFAULT_TIER;
 use crate::error::FieldError;
 use crate::k8s::Converted;
-use crate::k8s::networking::{IntOrString, LabelSelector, NetworkPolicyPeer, NetworkPolicyPort};
+use crate::k8s::networking::{
+    IntOrString, LabelSelector, NetworkPolicyPeer, NetworkPolicyPort, NetworkPolicySpec as KubernetesSpec,
+};
 use crate::k8s::types::{Meta, NetworkPolicy as KubernetesNetworkPolicy};
 use crate::names;
 use crate::resource::policy::{Action, EntityRule, PolicyType, Rule};
-use crate::{Kind, NetworkPolicy, NetworkPolicySpec, ObjectMeta, Port, Protocol};
+use crate::{
+    Kind, NetworkPolicy, NetworkPolicySpec, ObjectMeta, Port, Protocol, StagedKubernetesNetworkPolicy,
+};
 
 /// Order of converted policies in the default tier.
 pub const ORDER: f64 = 1000.0;
@@ -66,6 +70,27 @@ pub fn convert(policy: &KubernetesNetworkPolicy) -> Converted<NetworkPolicy> {
         ..NetworkPolicy::default()
     };
     Converted { object, problems }
+}
+
+/// The Kubernetes policy that committing a staged one would create.
+pub fn of_staged(staged: &StagedKubernetesNetworkPolicy) -> KubernetesNetworkPolicy {
+    let spec = &staged.spec;
+    KubernetesNetworkPolicy {
+        metadata: Meta {
+            name: staged.metadata.name.clone(),
+            namespace: staged.metadata.namespace.clone(),
+            uid: staged.metadata.uid.clone(),
+            resource_version: staged.metadata.resource_version.clone(),
+            creation_timestamp: staged.metadata.creation_timestamp,
+            ..Meta::default()
+        },
+        spec: KubernetesSpec {
+            pod_selector: spec.pod_selector.clone(),
+            ingress: spec.ingress.clone(),
+            egress: spec.egress.clone(),
+            policy_types: spec.policy_types.iter().map(ToString::to_string).collect(),
+        },
+    }
 }
 
 pub(crate) fn metadata(meta: &Meta) -> ObjectMeta {

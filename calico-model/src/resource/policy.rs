@@ -267,3 +267,39 @@ object! {
         labels_to_apply: BTreeMap<String, String> = "labelsToApply",
     }
 }
+
+impl StagedNetworkPolicySpec {
+    /// The policy that committing this one would create.
+    pub fn enforced(&self) -> NetworkPolicySpec {
+        NetworkPolicySpec {
+            tier: self.tier.clone(),
+            order: self.order,
+            ingress: self.ingress.clone(),
+            egress: self.egress.clone(),
+            selector: self.selector.clone(),
+            types: self.types.clone(),
+            service_account_selector: self.service_account_selector.clone(),
+            performance_hints: self.performance_hints.clone(),
+        }
+    }
+}
+
+impl StagedGlobalNetworkPolicySpec {
+    /// The policy that committing this one would create.
+    pub fn enforced(&self) -> GlobalNetworkPolicySpec {
+        GlobalNetworkPolicySpec {
+            tier: self.tier.clone(),
+            order: self.order,
+            ingress: self.ingress.clone(),
+            egress: self.egress.clone(),
+            selector: self.selector.clone(),
+            types: self.types.clone(),
+            do_not_track: self.do_not_track,
+            pre_dnat: self.pre_dnat,
+            apply_on_forward: self.apply_on_forward,
+            service_account_selector: self.service_account_selector.clone(),
+            namespace_selector: self.namespace_selector.clone(),
+            performance_hints: self.performance_hints.clone(),
+        }
+    }
+}
