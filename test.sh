@@ -8,7 +8,7 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
 # program:package
-peers="nft:nftables bird:bird2 etcd:etcd-server"
+peers="nft:nftables bird:bird2 etcd:etcd-server etcdctl:etcd-client"
 missing=""
 for peer in $peers; do
   PATH="$PATH:/usr/sbin:/sbin" command -v "${peer%%:*}" >/dev/null || missing="$missing ${peer##*:}"

@@ -317,3 +317,25 @@ pub trait Backend: Send + Sync + 'static {
     /// Identity, place and newest revision. Fails when the store cannot be reached.
     fn info(&self) -> BoxFuture<'_, Result<StoreInfo, StoreError>>;
 }
+
+impl<T: Backend + ?Sized> Backend for Arc<T> {
+    fn get<'a>(&'a self, key: &'a str) -> BoxFuture<'a, Result<Option<RawEntry>, StoreError>> {
+        (**self).get(key)
+    }
+
+    fn list<'a>(&'a self, ranges: &'a KeyRanges) -> BoxFuture<'a, Result<RawList, StoreError>> {
+        (**self).list(ranges)
+    }
+
+    fn txn(&self, writes: Vec<RawWrite>) -> BoxFuture<'_, Result<Committed, StoreError>> {
+        (**self).txn(writes)
+    }
+
+    fn watch<'a>(&'a self, ranges: &'a KeyRanges, from: u64) -> BoxFuture<'a, Result<RawWatch, StoreError>> {
+        (**self).watch(ranges, from)
+    }
+
+    fn info(&self) -> BoxFuture<'_, Result<StoreInfo, StoreError>> {
+        (**self).info()
+    }
+}

@@ -31,6 +31,7 @@ mod error;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod memory;
+pub mod migrate;
 mod open;
 mod request;
 #[cfg(feature = "sqlite")]
@@ -51,7 +52,7 @@ pub use error::StoreError;
 #[cfg(feature = "etcd")]
 pub use etcd::EtcdStore;
 pub use memory::{MemoryStore, Operation};
-pub use open::{Role, open};
+pub use open::{Role, open, open_backend};
 pub use request::{ListRequest, bgp_view, felix_view, node_status_view, tunnel_view};
 #[cfg(feature = "sqlite")]
 pub use sqlite::{DEFAULT_PATH, SqliteOptions, SqliteStore};

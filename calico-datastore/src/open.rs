@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::backend::Backend;
 use crate::config::DatastoreConfig;
 use crate::datastore::Datastore;
 use crate::error::StoreError;
@@ -34,6 +35,32 @@ pub fn open(config: &DatastoreConfig, role: Role) -> Result<Arc<dyn Datastore>, 
         #[cfg(not(feature = "etcd"))]
         DatastoreConfig::Etcd(_) => Err(absent("etcdv3", role)),
         DatastoreConfig::Kubernetes(_) => Err(absent("kubernetes", role)),
+    }
+}
+
+/// Opens the bytes of the configured store, for work on the store as a whole: copies, exports, fan-out. Kubernetes
+/// objects of the embedded store are moved to and from etcd like everything else.
+///
+/// # Errors
+/// As [`open`]; [`StoreError::Config`] for Kubernetes, which is no store of bytes.
+pub fn open_backend(config: &DatastoreConfig, role: Role) -> Result<Arc<dyn Backend>, StoreError> {
+    match config {
+        #[cfg(feature = "sqlite")]
+        DatastoreConfig::Sqlite { path } => {
+            let mut options = crate::SqliteOptions::new(path);
+            options.maintain = role == Role::Agent;
+            Ok(Arc::new(crate::SqliteStore::open(options)?))
+        }
+        #[cfg(not(feature = "sqlite"))]
+        DatastoreConfig::Sqlite { .. } => Err(absent("sqlite", role)),
+        #[cfg(feature = "etcd")]
+        DatastoreConfig::Etcd(config) => Ok(Arc::new(crate::EtcdStore::with_kubernetes_objects(config)?)),
+        #[cfg(not(feature = "etcd"))]
+        DatastoreConfig::Etcd(_) => Err(absent("etcdv3", role)),
+        DatastoreConfig::Kubernetes(_) => Err(StoreError::Config {
+            name: "DATASTORE_TYPE".to_owned(),
+            reason: "kubernetes keeps objects, not bytes; name a sqlite or etcdv3 datastore".to_owned(),
+        }),
     }
 }
 

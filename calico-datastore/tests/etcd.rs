@@ -38,6 +38,17 @@ fn installed() -> bool {
     found
 }
 
+fn installed_with_ctl() -> bool {
+    let found =
+        Command::new("etcdctl").arg("version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
+    if !found {
+        eprintln!(
+            "SKIPPED a case of tests/etcd.rs: no etcdctl in PATH (Debian: apt-get install etcd-client)"
+        );
+    }
+    found && installed()
+}
+
 fn start(extra: &[String], scheme: &str) -> Etcd {
     let directory = tempfile::tempdir().unwrap();
     let (client, peer) = (port(), port());
@@ -102,7 +113,7 @@ async fn passes_the_contract() {
 
 #[tokio::test]
 async fn bytes_are_those_of_other_clients() {
-    if !installed() {
+    if !installed_with_ctl() {
         return;
     }
     let etcd = start(&[], "http");
@@ -128,7 +139,7 @@ async fn bytes_are_those_of_other_clients() {
 
 #[tokio::test]
 async fn compaction_expires_watches() {
-    if !installed() {
+    if !installed_with_ctl() {
         return;
     }
     let etcd = start(&[], "http");
@@ -155,7 +166,7 @@ async fn compaction_expires_watches() {
 
 #[tokio::test]
 async fn passwords_and_tokens() {
-    if !installed() {
+    if !installed_with_ctl() {
         return;
     }
     // Simple tokens expire quickly here, so that renewal is exercised.
@@ -338,4 +349,42 @@ async fn losing_members_loses_no_update() {
         }
     }
     writes.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_store_moves_to_etcd_and_back() {
+    use calico_datastore::migrate::{self, Target};
+    use calico_datastore::{SqliteOptions, SqliteStore};
+    if !installed() {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let sqlite = |name: &str| SqliteStore::open(SqliteOptions::new(directory.path().join(name))).unwrap();
+    let (origin, back) = (sqlite("a.db"), sqlite("b.db"));
+    for (key, value) in [
+        ("/calico/ipam/v2/handle/h", r#"{"block":{"10.65.0.0/30":1},"deleted":false}"#),
+        (
+            "/calico/resources/v3/projectcalico.org/ippools/p",
+            r#"{"kind":"IPPool","spec":{"cidr":"10.65.0.0/16"}}"#,
+        ),
+        ("/calico/v1/Ready", "true"),
+        ("/registry/namespaces/prod", r#"{"kind":"Namespace"}"#),
+    ] {
+        origin.txn_blocking(&[RawWrite::put(key, Expect::Any, value.as_bytes())]).unwrap();
+    }
+    for n in 0..3_000 {
+        let key = format!("/calico/v1/config/{n:05}");
+        origin.txn_blocking(&[RawWrite::put(key, Expect::Any, vec![b'x'; 200])]).unwrap();
+    }
+    let etcd = start(&[], "http");
+    let remote = EtcdStore::with_kubernetes_objects(&config(&[&etcd])).unwrap();
+    ready(&remote).await;
+    let there = migrate::copy(&origin, &remote, Target::MustBeEmpty).await.unwrap();
+    migrate::copy(&remote, &back, Target::MustBeEmpty).await.unwrap();
+    let contents = |store: &SqliteStore| {
+        let list = store.list_blocking(&KeyRanges::prefix("/")).unwrap();
+        list.entries.into_iter().map(|entry| (entry.key, entry.value.to_vec())).collect::<Vec<_>>()
+    };
+    assert_eq!(there.written, 3_004);
+    assert_eq!(contents(&back), contents(&origin));
 }
