@@ -1,5 +1,7 @@
 //! What can go wrong between a program and its datastore, as data: the key, the place and what to do next.
 
+use calico_model::FieldError;
+
 use crate::backend::RawEntry;
 
 /// Failure of one datastore operation.
@@ -74,6 +76,14 @@ pub enum StoreError {
         field: String,
         /// The rule and what would be right.
         reason: String,
+    },
+    /// The fields of an object break the rules of its kind. All problems are listed.
+    #[error("{key} is not valid: {}", .problems.iter().map(ToString::to_string).collect::<Vec<_>>().join("; "))]
+    Rejected {
+        /// Path of the object.
+        key: String,
+        /// Every problem with its field, in the order of the object.
+        problems: Vec<FieldError>,
     },
     /// The stored bytes cannot be decoded.
     #[error("stored value of {key} cannot be read: {reason}")]

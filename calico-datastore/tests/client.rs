@@ -33,6 +33,7 @@ fn policy(name: &str, tier: &str) -> AnyResource {
 fn field(result: Result<impl std::fmt::Debug, StoreError>) -> String {
     match result {
         Err(StoreError::Invalid { field, .. }) => field,
+        Err(StoreError::Rejected { problems, .. }) => problems[0].path.clone(),
         other => panic!("expected an invalid field, got {other:?}"),
     }
 }
@@ -182,6 +183,7 @@ async fn endpoint_names_are_computed() {
         orchestrator: "k8s".into(),
         pod: "web".into(),
         endpoint: "eth0".into(),
+        interface_name: "cali0123456789a".into(),
         ..WorkloadEndpointSpec::default()
     };
     let created =
@@ -213,6 +215,18 @@ async fn initialisation_is_idempotent_and_concurrent() {
         ),
         "metadata.name"
     );
+}
+
+#[tokio::test]
+async fn all_problems_of_an_object_are_named() {
+    let (_, client) = client().await;
+    let spec = IPPoolSpec { cidr: "10.0.0.7/16".into(), block_size: 3, ..IPPoolSpec::default() };
+    let error = client.create(IPPool::new("Big", spec).into()).await.unwrap_err();
+    let StoreError::Rejected { problems, .. } = error else { panic!("{error}") };
+    let paths: Vec<&str> = problems.iter().map(|problem| problem.path.as_str()).collect();
+    for path in ["metadata.name", "spec.cidr", "spec.blockSize"] {
+        assert!(paths.contains(&path), "{paths:?} lacks {path}");
+    }
 }
 
 #[tokio::test]

@@ -11,7 +11,7 @@ mod rules;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use calico_model::{AnyResource, Key, Kind, Revision, Timestamp, Value, defaults};
+use calico_model::{AnyResource, Key, Kind, Revision, Timestamp, Value, defaults, validate};
 
 pub use init::Initialization;
 
@@ -159,10 +159,12 @@ impl Client {
         }
         rules::before_update(&resource)?;
         rules::check(&resource)?;
-        if let AnyResource::IPPool(pool) = &resource {
-            let old = self.store.get(&key).await?.ok_or(StoreError::Missing { key: key.path() })?;
-            if let AnyResource::IPPool(old) = self::resource(old)? {
-                pool::check_change(&old, pool)?;
+        if resource.kind() == Kind::IPPool {
+            let mut old = self.get(Kind::IPPool, "", &resource.metadata().name).await?;
+            defaults::apply(&mut old);
+            let problems = validate::problems_of_update(&old, &resource);
+            if !problems.is_empty() {
+                return Err(StoreError::Rejected { key: key.path(), problems });
             }
         }
         let revision = Revision::new(resource.metadata().resource_version.clone());

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use calico_model::{AllowedUse, AnyResource, IPPool, Key, Kind, Revision, Value};
+use calico_model::{AnyResource, IPPool, Key, Kind, Revision, Value};
 use ipnet::IpNet;
 
 use super::{Client, resource};
@@ -29,24 +29,6 @@ fn overlap(a: &IpNet, b: &IpNet) -> bool {
 
 fn refuse(pool: &IPPool, field: &str, reason: String) -> StoreError {
     StoreError::invalid(Key::resource(Kind::IPPool, "", pool.metadata.name.as_str()).path(), field, reason)
-}
-
-/// What may change in a stored pool.
-pub(super) fn check_change(old: &IPPool, new: &IPPool) -> Result<(), StoreError> {
-    if network(old)?.trunc() != network(new)?.trunc() {
-        let reason = format!("is {} and cannot change; create another pool", old.spec.cidr);
-        return Err(refuse(new, "spec.cidr", reason));
-    }
-    if old.spec.block_size != 0 && old.spec.block_size != new.spec.block_size {
-        let reason = format!("is {} and cannot change; create another pool", old.spec.block_size);
-        return Err(refuse(new, "spec.blockSize", reason));
-    }
-    let load_balancer = |pool: &IPPool| pool.spec.allowed_uses.contains(&AllowedUse::LoadBalancer);
-    if load_balancer(old) && !load_balancer(new) {
-        let reason = "a pool for load balancers cannot serve workloads or tunnels later".to_owned();
-        return Err(refuse(new, "spec.allowedUses", reason));
-    }
-    Ok(())
 }
 
 impl Client {

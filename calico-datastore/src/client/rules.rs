@@ -1,6 +1,6 @@
 //! What each kind demands of a write, beyond the form of its fields.
 
-use calico_model::{AnyResource, Key, Kind, defaults, names};
+use calico_model::{AnyResource, Key, Kind, defaults, names, validate};
 
 use super::{Client, resource};
 use crate::codec::tier;
@@ -63,8 +63,12 @@ pub(super) fn check_identity(resource: &AnyResource) -> Result<(), StoreError> {
 
 /// The fields obey the rules of the kind.
 pub(super) fn check(resource: &AnyResource) -> Result<(), StoreError> {
-    let _ = resource;
-    Ok(())
+    let problems = validate::problems(resource);
+    if problems.is_empty() {
+        Ok(())
+    } else {
+        Err(StoreError::Rejected { key: resource.key().path(), problems })
+    }
 }
 
 /// Names and objects that nobody may create.
