@@ -5,6 +5,8 @@
 //! simulations and lints are built on it, because its answers name the rule and the label that decided.
 
 mod labels;
+mod lint;
+mod reach;
 mod rule;
 mod trace;
 mod world;
@@ -14,6 +16,8 @@ use std::net::IpAddr;
 
 use calico_model::ResourceKey;
 
+pub use lint::{Concern, LintFinding, Severity};
+pub use reach::{Cell, Flip, Group, Matrix, Probe, Simulation};
 pub use rule::Unmet;
 pub use trace::{Hop, ListHop, Party, RuleHop, RuleName, StagedHop, TierHop, Trace, WhyDenied};
 pub use world::{EndpointKind, Item, World};

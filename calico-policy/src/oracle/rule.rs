@@ -136,6 +136,14 @@ impl World {
         ));
     }
 
+    /// True when a side of a rule asks for known peers and nothing that exists is meant.
+    pub(super) fn means_nobody(&self, entity: &EntityRule, namespace: &str) -> bool {
+        match Peers::of(entity, namespace) {
+            Ok(peers) => peers.limited() && !self.items().iter().any(|item| peers.mean(item)),
+            Err(()) => false,
+        }
+    }
+
     /// The selectors of one side: the address must be of a known peer that is meant, or of none that is excluded.
     fn peer(&self, peers: &Result<Peers, ()>, addr: IpAddr) -> Stand {
         let Ok(peers) = peers else { return Stand::Unreadable };

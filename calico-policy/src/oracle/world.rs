@@ -161,6 +161,16 @@ impl OraclePolicy {
             }
     }
 
+    /// True when an option for host endpoints is set.
+    pub(super) fn is_for_hosts(&self) -> bool {
+        self.do_not_track || self.pre_dnat || self.apply_on_forward
+    }
+
+    /// True when the tier's default action follows the policy's rules.
+    pub(super) fn ends_tier(&self) -> bool {
+        !self.do_not_track && !self.pre_dnat
+    }
+
     /// True when the policy has a say in the direction.
     pub(super) fn governs(&self, direction: Direction) -> bool {
         let named = |wanted: &str| self.types.iter().any(|t| t.as_str().eq_ignore_ascii_case(wanted));
@@ -193,6 +203,9 @@ impl OraclePolicy {
 #[derive(Debug, Clone, Default)]
 pub struct World {
     items: Vec<Item>,
+    /// Positions of items by host address, and of those with wider CIDRs: so that a lookup is not a scan.
+    by_host: BTreeMap<IpAddr, Vec<usize>>,
+    wide: Vec<usize>,
     policies: Vec<OraclePolicy>,
     tiers: BTreeMap<String, (Option<f64>, DefaultAction)>,
     profiles: BTreeMap<String, (Vec<Rule>, Vec<Rule>)>,
@@ -249,6 +262,15 @@ impl World {
                 }
             }
         }
+        for (at, item) in world.items.iter().enumerate() {
+            let is_host = |net: &IpNet| net.prefix_len() == net.max_prefix_len();
+            for net in item.nets.iter().filter(|net| is_host(net)) {
+                world.by_host.entry(net.addr()).or_default().push(at);
+            }
+            if !item.nets.iter().all(is_host) {
+                world.wide.push(at);
+            }
+        }
         world
     }
 
@@ -268,13 +290,39 @@ impl World {
         self.items.iter().find(|item| item.key == *key)
     }
 
-    /// Every item that has the address.
+    /// Every item that has the address, sorted by key.
     pub fn items_with(&self, addr: IpAddr) -> impl Iterator<Item = &Item> {
-        self.items.iter().filter(move |item| item.nets.iter().any(|net| net.contains(&addr)))
+        let mut found: Vec<usize> = self.by_host.get(&addr).cloned().unwrap_or_default();
+        let has =
+            |at: &usize| self.items.get(*at).is_some_and(|item| item.nets.iter().any(|n| n.contains(&addr)));
+        found.extend(self.wide.iter().copied().filter(has));
+        found.sort_unstable();
+        found.dedup();
+        found.into_iter().filter_map(|at| self.items.get(at))
     }
 
     pub(super) fn policies(&self) -> impl Iterator<Item = &OraclePolicy> {
         self.policies.iter()
+    }
+
+    /// Names of all services and what they list.
+    pub(super) fn all_backends(&self) -> impl Iterator<Item = &ServiceBackends> {
+        self.services.values()
+    }
+
+    /// All rules of policies and profiles.
+    pub(super) fn all_rules(&self) -> impl Iterator<Item = &Rule> {
+        let of_policies = self.policies.iter().flat_map(|policy| policy.ingress.iter().chain(&policy.egress));
+        let of_profiles = self.profiles.values().flat_map(|(ingress, egress)| ingress.iter().chain(egress));
+        of_policies.chain(of_profiles)
+    }
+
+    pub(super) fn tier_exists(&self, name: &str) -> bool {
+        self.tier(name).is_some()
+    }
+
+    pub(super) fn profile_exists(&self, name: &str) -> bool {
+        self.profiles.contains_key(name)
     }
 
     pub(super) fn backends(&self, namespace: &str, name: &str) -> Option<&ServiceBackends> {
