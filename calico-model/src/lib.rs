@@ -4,6 +4,7 @@
 
 mod any;
 mod asn;
+pub mod config;
 pub mod decode;
 pub mod defaults;
 mod dscp;

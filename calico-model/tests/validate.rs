@@ -1,5 +1,7 @@
 //! Good objects pass, bad ones fail with the path of the bad field.
 
+#![allow(clippy::panic, clippy::unwrap_used, reason = "helpers of tests may fail loudly")]
+
 use calico_model::decode::Mode;
 use calico_model::{AnyResource, IPPool, IPPoolSpec, Kind, defaults, validate};
 use serde_json::{Value, json};
@@ -468,6 +470,10 @@ fn felix() {
             ),
             ("/spec/nftablesMarkMask", json!(1), &["spec.nftablesMarkMask"]),
             ("/spec/natOutgoingAddress", json!("fd00::1"), &["spec.natOutgoingAddress"]),
+            ("/spec/nftablesMode", json!("On"), &["spec.nftablesMode"]),
+            ("/spec/healthPort", json!(70000), &["spec.healthPort"]),
+            ("/spec/routeRefreshInterval", json!("-1s"), &["spec.routeRefreshInterval"]),
+            ("/spec/logActionRateLimit", json!("5/week"), &["spec.logActionRateLimit"]),
         ],
     );
 }

@@ -1,6 +1,9 @@
 //! Felix configuration.
 
+use serde_json::Value as Json;
+
 use crate::FelixConfiguration;
+use crate::config::{Parameter, text_of};
 use crate::net;
 use crate::resource::felix::{FelixConfigurationSpec, RouteTableIdRange};
 
@@ -20,7 +23,25 @@ pub(super) fn felix(c: &mut Check, f: &FelixConfiguration) {
         }
         c.selector("nodeSelector", &s.node_selector);
         values(c, s);
+        texts(c, s);
     });
+}
+
+/// Plain values must be such that the agent can use them.
+fn texts(c: &mut Check, s: &FelixConfigurationSpec) {
+    let Ok(Json::Object(fields)) = serde_json::to_value(s) else { return };
+    for (yaml, value) in fields.iter().filter(|(_, v)| !v.is_array() && !v.is_object()) {
+        let Some(p) = Parameter::of_yaml(yaml) else { continue };
+        // Masks and addresses have checks of their own, with better words.
+        if ["MarkMask", "Address", "AddressIPv6", "Region"].iter().any(|end| p.name.ends_with(end)) {
+            continue;
+        }
+        if let Some(text) = text_of(yaml, value, p.unit)
+            && let Err(reason) = p.check(&text)
+        {
+            c.field(yaml, |c| c.bad(text, reason));
+        }
+    }
 }
 
 fn values(c: &mut Check, s: &FelixConfigurationSpec) {
