@@ -50,9 +50,11 @@ impl<P: PolicyDataplane> Driver<P> {
         if self.gates.in_sync {
             self.apply_policy(now, progress);
             self.gates.policy = self.standing.in_force;
+            self.apply_tunnels(now, progress)?;
             self.apply_settings(now);
             self.apply_neighbours(now, progress)?;
             self.apply_routes(now, progress)?;
+            self.forget_connections();
         }
         progress.next =
             [self.next_refresh, self.policy_retry, self.endpoints.next_wake(), self.routes.next_wake(now)]
@@ -63,7 +65,7 @@ impl<P: PolicyDataplane> Driver<P> {
     }
 
     /// Takes all notifications that are there.
-    fn listen(&mut self, now: Instant) -> Result<(), NetlinkError> {
+    pub(super) fn listen(&mut self, now: Instant) -> Result<(), NetlinkError> {
         for event in self.monitor.poll()? {
             match event {
                 Event::Lost => self.read_again = true,
@@ -104,7 +106,7 @@ impl<P: PolicyDataplane> Driver<P> {
         self.drift += self.routes.refresh(routes, &self.interfaces, now);
         let entries = self.netlink.neighbours(NeighbourTable::Address(Family::V4), 0)?;
         self.drift += self.endpoints.refresh_neighbours(entries, &self.interfaces);
-        Ok(())
+        self.read_tunnels()
     }
 
     fn apply_policy(&mut self, now: Instant, progress: &mut Progress) {

@@ -11,6 +11,7 @@ mod apply;
 mod policy;
 mod status;
 mod thread;
+mod tunnels;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -28,8 +29,9 @@ use crate::manager::endpoints::PolicyStanding;
 use crate::manager::routes::{Gates, RouteStanding};
 use crate::manager::{
     Candidate, EndpointManager, EndpointStatus, Hop, Interfaces, RouteClass, RouteManager, Target,
+    TunnelConfig, TunnelManager,
 };
-use crate::netlink::{Group, Monitor, NetlinkError, RouteProtocol, Rtnetlink};
+use crate::netlink::{Conntrack, Group, Monitor, NetlinkError, RouteProtocol, Rtnetlink};
 use crate::sysctl::Sysctl;
 
 /// What the driver is told once.
@@ -43,6 +45,10 @@ pub struct DriverConfig {
     pub ip_forwarding: bool,
     /// Read everything again this often, in case a notification was missed (`RouteRefreshInterval`); `None` never.
     pub refresh: Option<Duration>,
+    /// Forget the connections of addresses that pods of this node had.
+    pub forget_connections: bool,
+    /// Tunnels to other nodes; `None` leaves them alone.
+    pub tunnels: Option<TunnelConfig>,
 }
 
 impl Default for DriverConfig {
@@ -52,6 +58,8 @@ impl Default for DriverConfig {
             ipv6: true,
             ip_forwarding: true,
             refresh: Some(Duration::from_secs(90)),
+            forget_connections: true,
+            tunnels: None,
         }
     }
 }
@@ -103,6 +111,8 @@ pub struct Health {
     pub policy_error: Option<String>,
     /// The last error in talking to the kernel.
     pub kernel_error: Option<String>,
+    /// The last error about a tunnel device.
+    pub device_error: Option<String>,
     /// Routes, interfaces and neighbours that are not yet as they should be.
     pub unsettled: usize,
     /// Routes of ours in the kernel.
@@ -134,6 +144,10 @@ pub struct Driver<P> {
     interfaces: Interfaces,
     routes: RouteManager,
     endpoints: EndpointManager,
+    tunnels: Option<TunnelManager>,
+    device_retry: Option<Instant>,
+    device_error: Option<String>,
+    conntrack: Option<Conntrack>,
     gates: Gates,
     standing: PolicyStanding,
     queue: Vec<Changes>,
@@ -163,6 +177,10 @@ impl<P: PolicyDataplane> Driver<P> {
             interfaces: Interfaces::new(config.interface_prefixes.iter().cloned()),
             endpoints: EndpointManager::new(&rp_filter),
             next_refresh: config.refresh.map(|every| now + every),
+            tunnels: config.tunnels.clone().map(TunnelManager::new),
+            device_retry: None,
+            device_error: None,
+            conntrack: None,
             config,
             policy,
             netlink,
@@ -210,6 +228,9 @@ impl<P: PolicyDataplane> Driver<P> {
         }
         for id in &changes.removed_workload_endpoints {
             endpoints.remove(id, routes, interfaces);
+        }
+        if let Some(tunnels) = &mut self.tunnels {
+            tunnels.changes(&changes);
         }
         self.queue.push(changes);
     }
@@ -278,7 +299,10 @@ impl<P: PolicyDataplane> Driver<P> {
             policy_in_force: self.standing.in_force && self.standing.error.is_none(),
             policy_error: self.standing.error.clone(),
             kernel_error: self.kernel_error.clone(),
-            unsettled: self.endpoints.unsettled() + troubles.len(),
+            device_error: self.device_error.clone(),
+            unsettled: self.endpoints.unsettled()
+                + self.tunnels.as_ref().map_or(0, TunnelManager::unsettled)
+                + troubles.len(),
             routes: self.routes.in_kernel().count(),
             troubles,
             drift: self.drift,

@@ -142,6 +142,7 @@ pub struct RouteManager {
     /// Routes on workload interfaces that nobody wants, since when.
     strays: BTreeMap<RouteKey, Instant>,
     changed: BTreeSet<IpNet>,
+    released: BTreeSet<IpAddr>,
     resolve_again: bool,
     reread: bool,
 }
@@ -184,6 +185,9 @@ impl RouteManager {
     /// `class` no longer wants this destination.
     pub fn remove(&mut self, class: RouteClass, source: &Arc<str>, dst: IpNet) {
         let dst = dst.trunc();
+        if class == RouteClass::LocalWorkload && dst.prefix_len() == dst.max_prefix_len() {
+            self.released.insert(dst.addr());
+        }
         self.unindex(dst);
         if let Some(claims) = self.claims.get_mut(&dst) {
             claims.retain(|claim| claim.0 != class || claim.1 != *source);
@@ -514,6 +518,12 @@ impl RouteManager {
                 self.table.failed(&work.key, now);
             }
         }
+    }
+
+    /// Addresses that a pod of this node had and has no longer: its connections are to be forgotten before somebody else
+    /// gets the address.
+    pub fn take_released(&mut self) -> Vec<IpAddr> {
+        std::mem::take(&mut self.released).into_iter().collect()
     }
 
     /// When [`Self::pending`] will have something to say that it does not say now.

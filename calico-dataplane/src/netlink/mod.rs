@@ -14,6 +14,7 @@
 //! ```
 
 pub mod address;
+pub mod conntrack;
 pub mod error;
 pub mod link;
 pub mod mac;
@@ -28,6 +29,7 @@ pub mod socket;
 pub mod wire;
 
 pub use address::Address;
+pub use conntrack::Conntrack;
 pub use error::{DecodeError, NetlinkError, Refusal};
 pub use link::{Link, LinkChange, NewKind, NewLink, Peer};
 pub use mac::MacAddr;

@@ -35,7 +35,10 @@ fn a_veth_pair_is_complete_in_one_message() {
         assert_eq!((eth0.mac, eth0.mtu), (Some(mac), 1440));
         assert_eq!(host.parent, Some(eth0.index));
         inside.change_link(eth0.index, &LinkChange::Up).unwrap();
-        assert!(netlink.link("cali0").unwrap().is_running());
+        let started = std::time::Instant::now();
+        while !netlink.link("cali0").unwrap().is_running() {
+            assert!(started.elapsed().as_secs() < 10, "both ends are up");
+        }
 
         let again = netlink.create_link(&NewLink::new("cali0", NewKind::Bridge)).unwrap_err();
         assert!(again.is_present(), "{again}");

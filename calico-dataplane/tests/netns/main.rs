@@ -5,9 +5,11 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
+mod conntrack;
 mod driver;
 mod isolation;
 mod links;
 mod monitor;
 mod pods;
 mod routes;
+mod tunnels;
