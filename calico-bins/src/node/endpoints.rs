@@ -9,9 +9,9 @@ use calico_policy::changes::WorkloadEndpointId;
 pub enum EndpointState {
     /// Policy and routes are in force.
     Up,
-    /// Policy is in force, the interface is not up yet.
-    Down,
-    /// The kernel refused something; the endpoint is closed.
+    /// Not yet or no longer, and why.
+    Down(String),
+    /// The kernel refused something; the endpoint is closed, and it is tried again.
     Error(String),
 }
 
@@ -57,7 +57,7 @@ impl EndpointTable {
         }
         match self.endpoints.get(id) {
             Some(EndpointState::Up) => Programmed::Yes,
-            Some(EndpointState::Down) => Programmed::NotYet("its interface is not up".to_owned()),
+            Some(EndpointState::Down(why)) => Programmed::NotYet(why.clone()),
             Some(EndpointState::Error(why)) => Programmed::Refused(why.clone()),
             None => Programmed::NotYet("the agent does not know the endpoint".to_owned()),
         }

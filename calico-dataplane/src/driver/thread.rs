@@ -27,6 +27,8 @@ pub enum Input {
     BgpConverged,
     /// Read the kernel again.
     Resync,
+    /// Say so when everything that was sent before has been applied: [`Output::Passed`] with this number.
+    Mark(u64),
     /// Say how you are.
     Health(mpsc::SyncSender<Health>),
 }
@@ -36,6 +38,9 @@ pub enum Input {
 pub enum Output {
     /// The status of an endpoint changed; `None` when it is gone.
     Endpoint(WorkloadEndpointId, Option<EndpointStatus>),
+    /// Everything that was sent before [`Input::Mark`] with this number has been applied, as far as the kernel
+    /// takes it.
+    Passed(u64),
     /// The first apply after the datastore was in sync is done.
     Ready,
 }
@@ -144,6 +149,7 @@ fn live<P: PolicyDataplane>(
     let mut ready = false;
     loop {
         let mut questions = Vec::new();
+        let mut passed = None;
         loop {
             match inputs.try_recv() {
                 Ok(Input::Changes(changes)) => driver.changes(*changes),
@@ -151,6 +157,7 @@ fn live<P: PolicyDataplane>(
                 Ok(Input::InSync) => driver.in_sync(),
                 Ok(Input::BgpConverged) => driver.bgp_converged(),
                 Ok(Input::Resync) => driver.resync(),
+                Ok(Input::Mark(number)) => passed = Some(number),
                 Ok(Input::Health(answer)) => questions.push(answer),
                 Err(mpsc::TryRecvError::Empty) => break,
                 Err(mpsc::TryRecvError::Disconnected) => return,
@@ -160,6 +167,9 @@ fn live<P: PolicyDataplane>(
         statuses.record(&progress.statuses);
         for (id, status) in progress.statuses {
             output(Output::Endpoint(id, status));
+        }
+        if let Some(number) = passed {
+            output(Output::Passed(number));
         }
         if !questions.is_empty() || !ready {
             let health = driver.health();

@@ -1,0 +1,309 @@
+//! `calico-node`: everything of a node in one process, wired together.
+
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use calico_dataplane::driver::{self, DriverConfig, Handle, Input};
+use calico_dataplane::manager::EndpointStatus;
+use calico_dataplane::netlink::{Family, RouteFilter, RouteProtocol, Rtnetlink};
+use calico_dataplane::nft;
+use calico_datastore::config::DatastoreConfig;
+use calico_datastore::{Role, Syncer, SyncerOptions, bgp_view, felix_view};
+use calico_policy::GraphConfig;
+use tokio::sync::{mpsc, watch};
+
+use super::bgp::{self, Board};
+use super::endpoints::{EndpointState, EndpointTable};
+use super::engine::{Engine, SharedStatus};
+use super::protocol::{DataplaneStatus, NodeStatus};
+use super::settings::Settings;
+use super::socket::{self, Services};
+use super::startup;
+
+/// Runs the agent until it is told to stop. Whatever it wrote to the kernel stays there.
+pub fn main(settings: Settings) -> ExitCode {
+    start_logging(&settings);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            tracing::error!(%error, "cannot start");
+            return ExitCode::FAILURE;
+        }
+    };
+    let outcome = runtime.block_on(run(&settings));
+    // Tasks that wait for sockets are of no use any more.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(error = %error, "calico-node stops");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn start_logging(settings: &Settings) {
+    use tracing_subscriber::EnvFilter;
+    let filter = EnvFilter::try_new(&settings.log).unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    let started = if settings.log_json {
+        tracing::subscriber::set_global_default(builder.json().finish())
+    } else {
+        tracing::subscriber::set_global_default(builder.finish())
+    };
+    if let Err(error) = started {
+        tracing::warn!(%error, "logging was started before");
+    }
+}
+
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
+async fn run(settings: &Settings) -> Result<(), AnyError> {
+    let started = Instant::now();
+    let node = settings.node_name();
+    tracing::info!(%node, version = env!("CARGO_PKG_VERSION"), "calico-node starts");
+    let local = local_parameters(settings);
+    require_privileges()?;
+
+    let config = DatastoreConfig::load(None)?;
+    let store = calico_datastore::open(&config, Role::Agent)?;
+    let backend = socket_backend(&config)?;
+    crate::ctl::initialise::initialise(&*backend).await?;
+    let addresses = startup::addresses(settings, &startup::interfaces()?)?;
+    startup::register(&*store, &node, addresses, settings.as_number.as_deref(), settings.bgp()).await?;
+    write_nodename(settings, &node);
+
+    let (table_sender, table) = watch::channel(Arc::new(EndpointTable::default()));
+    let (nft_config, unreadable) = nft::config::Config::from_parameters(&local);
+    for name in unreadable {
+        tracing::warn!(parameter = %name, "not understood; its default is used");
+    }
+    let driver_config = DriverConfig {
+        interface_prefixes: nft_config.interface_prefixes.clone(),
+        ipv6: nft_config.ipv6,
+        ..DriverConfig::default()
+    };
+    let restarting = holds_bgp_routes();
+    let mut recorder = Recorder { table: EndpointTable::default(), sender: table_sender };
+    let driver = driver::spawn(
+        driver_config,
+        move || nft::dataplane::Dataplane::open(nft_config),
+        move |output| recorder.record(output),
+    )?;
+    let driver = Arc::new(driver);
+
+    let board = Board::default();
+    let bgp = settings.bgp().then(|| start_bgp(&driver, board.clone(), &node));
+    if bgp.is_none() || !restarting {
+        driver.send(Input::BgpConverged);
+    }
+    let sync_status = SharedStatus::default();
+    let graph = GraphConfig { node: node.clone(), local_parameters: local, ..GraphConfig::default() };
+    let engine = Engine::new(graph, Arc::clone(&driver), bgp, restarting, sync_status.clone());
+    let view = felix_view().and(bgp_view(Some(&node)));
+    let events = Syncer::start(Arc::clone(&store), view, SyncerOptions::default()).into_events();
+    let engine = std::thread::Builder::new().name("policy".to_owned()).spawn(move || engine.run(events))?;
+
+    let health = Arc::new(Mutex::new(DataplaneStatus::default()));
+    tokio::spawn(watch_health(Arc::clone(&driver), Arc::clone(&health)));
+    let status = {
+        let (node, table) = (node.clone(), table.clone());
+        let speaks_bgp = settings.bgp();
+        move || NodeStatus {
+            node: node.clone(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            uptime_seconds: started.elapsed().as_secs(),
+            datastore: sync_status.word().to_owned(),
+            bgp: speaks_bgp.then(|| board.read()),
+            dataplane: {
+                let table = table.borrow();
+                DataplaneStatus {
+                    endpoints: table.endpoints.len(),
+                    endpoints_up: table.up(),
+                    ..health.lock().unwrap_or_else(PoisonError::into_inner).clone()
+                }
+            },
+        }
+    };
+    let services = Services { store: backend, status: Box::new(status), endpoints: table };
+    let bound = socket::bind(&settings.socket)?;
+    tracing::info!(socket = %settings.socket.display(), "serving the programs of this node");
+    let serving = tokio::spawn(socket::serve(bound, Arc::new(services)));
+
+    let reason = wait_for_end(&engine, &driver).await;
+    serving.abort();
+    // The socket's file goes with the task.
+    let _ = serving.await;
+    match reason {
+        End::Signal(name) => {
+            tracing::info!(signal = name, "stopping; kernel state stays as it is");
+            Ok(())
+        }
+        End::Broken(what) => Err(what.into()),
+    }
+}
+
+enum End {
+    Signal(&'static str),
+    Broken(&'static str),
+}
+
+async fn wait_for_end(engine: &std::thread::JoinHandle<()>, driver: &Handle) -> End {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
+        return End::Broken("cannot listen for signals");
+    };
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => return End::Signal("SIGTERM"),
+            _ = interrupt.recv() => return End::Signal("SIGINT"),
+            () = tokio::time::sleep(Duration::from_secs(1)) => {
+                if engine.is_finished() {
+                    return End::Broken("the policy thread ended");
+                }
+                if !driver.is_alive() {
+                    return End::Broken("the dataplane thread ended");
+                }
+            }
+        }
+    }
+}
+
+/// The agent's own parameters: `FELIX_*` variables over the configuration file.
+fn local_parameters(settings: &Settings) -> BTreeMap<String, String> {
+    let mut parameters = BTreeMap::new();
+    if let Ok(text) = std::fs::read_to_string(&settings.felix_config) {
+        for line in text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with(['#', ';', '['])) {
+            if let Some((name, value)) = line.split_once('=') {
+                parameters.insert(name.trim().to_owned(), value.trim().to_owned());
+            }
+        }
+    }
+    for (name, value) in std::env::vars() {
+        if name.len() > 6 && name[..6].eq_ignore_ascii_case("FELIX_") && name != "FELIX_CONFIG" {
+            parameters.insert(name[6..].to_owned(), value);
+        }
+    }
+    parameters
+}
+
+/// Everything below needs CAP_NET_ADMIN; one clear line is better than the first refusal of many.
+fn require_privileges() -> Result<(), AnyError> {
+    const CAP_NET_ADMIN: u64 = 1 << 12;
+    let status = std::fs::read_to_string("/proc/self/status")?;
+    let effective = status
+        .lines()
+        .find_map(|line| line.strip_prefix("CapEff:"))
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok());
+    match effective {
+        Some(capabilities) if capabilities & CAP_NET_ADMIN == 0 => Err(
+            "calico-node needs CAP_NET_ADMIN to program routes and nf_tables; run it as root or grant the capability"
+                .into(),
+        ),
+        _ => Ok(()),
+    }
+}
+
+fn socket_backend(config: &DatastoreConfig) -> Result<Arc<dyn calico_datastore::Backend>, AnyError> {
+    match config {
+        DatastoreConfig::Sqlite { path } => Ok(Arc::new(calico_datastore::SqliteStore::open(
+            calico_datastore::SqliteOptions::new(path),
+        )?)),
+        other => Err(format!("datastore {other:?} is not supported by this agent yet").into()),
+    }
+}
+
+fn write_nodename(settings: &Settings, node: &str) {
+    if let Some(dir) = settings.nodename_file.parent() {
+        let _ = std::fs::create_dir_all(dir);
+    }
+    if let Err(error) = std::fs::write(&settings.nodename_file, node) {
+        tracing::warn!(
+            file = %settings.nodename_file.display(), %error,
+            "cannot write the nodename file; CNI plugins need `nodename` in their configuration"
+        );
+    }
+}
+
+/// Whether an earlier agent left BGP routes: then the speaker must not let them go before it has heard its peers.
+fn holds_bgp_routes() -> bool {
+    let Ok(mut netlink) = Rtnetlink::open() else { return false };
+    [Family::V4, Family::V6].into_iter().any(|family| {
+        let filter = RouteFilter { protocol: Some(RouteProtocol::BIRD), ..RouteFilter::main(family) };
+        netlink.routes(&filter).is_ok_and(|routes| routes.iter().any(|route| !route.nexthops.is_empty()))
+    })
+}
+
+fn start_bgp(driver: &Arc<Handle>, board: Board, node: &str) -> mpsc::UnboundedSender<bgp::Command> {
+    let (sender, commands) = mpsc::unbounded_channel();
+    let driver = Arc::clone(driver);
+    let seed = node.bytes().fold(u64::from(std::process::id()), |h, b| h.rotate_left(7) ^ u64::from(b));
+    tokio::spawn(bgp::run(commands, board, seed, move |output| {
+        driver.send(match output {
+            bgp::Output::Fib(updates) => Input::Fib(updates),
+            bgp::Output::Converged => Input::BgpConverged,
+        });
+    }));
+    sender
+}
+
+async fn watch_health(driver: Arc<Handle>, status: Arc<Mutex<DataplaneStatus>>) {
+    loop {
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        let driver = Arc::clone(&driver);
+        let asked = tokio::task::spawn_blocking(move || driver.health(Duration::from_secs(5))).await;
+        let mut status = status.lock().unwrap_or_else(PoisonError::into_inner);
+        match asked {
+            Ok(Some(health)) => {
+                status.last_error =
+                    [health.policy_error, health.kernel_error].into_iter().flatten().collect::<Vec<_>>().join("; ");
+            }
+            _ => status.last_error = "the dataplane thread does not answer".to_owned(),
+        }
+    }
+}
+
+/// Keeps the table that CNI requests wait on.
+struct Recorder {
+    table: EndpointTable,
+    sender: watch::Sender<Arc<EndpointTable>>,
+}
+
+impl Recorder {
+    fn record(&mut self, output: driver::Output) {
+        match output {
+            driver::Output::Endpoint(id, status) => {
+                let state = match status {
+                    Some(EndpointStatus::Up) => EndpointState::Up,
+                    Some(EndpointStatus::Down(why)) => EndpointState::Down(why),
+                    Some(EndpointStatus::Error(why)) => EndpointState::Error(why),
+                    None => {
+                        self.table.endpoints.remove(&id);
+                        self.publish();
+                        return;
+                    }
+                };
+                self.table.endpoints.insert(id, state);
+            }
+            driver::Output::Passed(revision) => {
+                if self.table.revision == revision {
+                    return;
+                }
+                self.table.revision = revision;
+            }
+            driver::Output::Ready => {
+                tracing::info!("policy and routes are in the kernel");
+                return;
+            }
+        }
+        self.publish();
+    }
+
+    fn publish(&self) {
+        self.sender.send_replace(Arc::new(self.table.clone()));
+    }
+}
