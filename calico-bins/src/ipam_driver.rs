@@ -115,11 +115,8 @@ async fn write(store: &dyn Datastore, batch: &Batch) -> Result<Outcome, StoreErr
                 None => Condition::Absent,
             },
         };
-        let one = Write {
-            key: target(&write.key)?,
-            condition,
-            effect: effect(&write.key, write.value.as_ref())?,
-        };
+        let one =
+            Write { key: target(&write.key)?, condition, effect: effect(&write.key, write.value.as_ref())? };
         match store.txn(vec![one]).await {
             Ok(done) => applied.push(Revision::from(done.revision.as_str())),
             Err(error) => return failed(error, index, applied),

@@ -95,7 +95,7 @@ impl Report {
     }
 
     /// Prints a remark.
-    pub fn remark(&mut self, text: &str) {
+    pub fn remark(&self, text: &str) {
         self.print(format_args!("{text}\n"));
     }
 

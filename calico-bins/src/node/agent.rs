@@ -47,7 +47,8 @@ pub fn main(settings: Settings) -> ExitCode {
 fn start_logging(settings: &Settings) {
     use tracing_subscriber::EnvFilter;
     let filter = EnvFilter::try_new(&settings.log).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
     let started = if settings.log_json {
         tracing::subscriber::set_global_default(builder.json().finish())
     } else {
@@ -89,7 +90,7 @@ async fn run(settings: &Settings) -> Result<(), AnyError> {
     let mut recorder = Recorder { table: EndpointTable::default(), sender: table_sender };
     let driver = driver::spawn(
         driver_config,
-        move || nft::dataplane::Dataplane::open(nft_config),
+        move || nft::Dataplane::open(nft_config),
         move |output| recorder.record(output),
     )?;
     let driver = Arc::new(driver);
@@ -153,7 +154,8 @@ enum End {
 
 async fn wait_for_end(engine: &std::thread::JoinHandle<()>, driver: &Handle) -> End {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    let (Ok(mut terminate), Ok(mut interrupt)) =
+        (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
     else {
         return End::Broken("cannot listen for signals");
     };
@@ -210,9 +212,9 @@ fn require_privileges() -> Result<(), AnyError> {
 
 fn socket_backend(config: &DatastoreConfig) -> Result<Arc<dyn calico_datastore::Backend>, AnyError> {
     match config {
-        DatastoreConfig::Sqlite { path } => Ok(Arc::new(calico_datastore::SqliteStore::open(
-            calico_datastore::SqliteOptions::new(path),
-        )?)),
+        DatastoreConfig::Sqlite { path } => {
+            Ok(Arc::new(calico_datastore::SqliteStore::open(calico_datastore::SqliteOptions::new(path))?))
+        }
         other => Err(format!("datastore {other:?} is not supported by this agent yet").into()),
     }
 }
@@ -259,8 +261,11 @@ async fn watch_health(driver: Arc<Handle>, status: Arc<Mutex<DataplaneStatus>>) 
         let mut status = status.lock().unwrap_or_else(PoisonError::into_inner);
         match asked {
             Ok(Some(health)) => {
-                status.last_error =
-                    [health.policy_error, health.kernel_error].into_iter().flatten().collect::<Vec<_>>().join("; ");
+                status.last_error = [health.policy_error, health.kernel_error]
+                    .into_iter()
+                    .flatten()
+                    .collect::<Vec<_>>()
+                    .join("; ");
             }
             _ => status.last_error = "the dataplane thread does not answer".to_owned(),
         }

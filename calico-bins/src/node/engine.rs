@@ -30,7 +30,10 @@ pub struct Engine {
 
 impl std::fmt::Debug for Engine {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Engine").field("revision", &self.revision).field("in_sync", &self.in_sync).finish_non_exhaustive()
+        f.debug_struct("Engine")
+            .field("revision", &self.revision)
+            .field("in_sync", &self.in_sync)
+            .finish_non_exhaustive()
     }
 }
 

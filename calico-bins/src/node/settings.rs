@@ -58,10 +58,7 @@ impl Settings {
         let named = self.nodename.as_deref().map(str::trim).filter(|name| !name.is_empty());
         let stored = || std::fs::read_to_string(&self.nodename_file).ok().map(|text| text.trim().to_owned());
         let host = || rustix::system::uname().nodename().to_string_lossy().trim().to_lowercase();
-        named
-            .map(str::to_owned)
-            .or_else(|| stored().filter(|name| !name.is_empty()))
-            .unwrap_or_else(host)
+        named.map(str::to_owned).or_else(|| stored().filter(|name| !name.is_empty())).unwrap_or_else(host)
     }
 
     /// Whether the BGP speaker runs.

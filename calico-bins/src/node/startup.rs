@@ -40,7 +40,9 @@ pub enum StartupError {
         expected: &'static str,
     },
     /// Another node has the address.
-    #[error("node {other:?} has the address {address} already; two nodes of one name or one address cannot work")]
+    #[error(
+        "node {other:?} has the address {address} already; two nodes of one name or one address cannot work"
+    )]
     AddressTaken {
         /// The other node.
         other: String,
@@ -66,7 +68,8 @@ pub fn interfaces() -> Result<Vec<Interface>, NetlinkError> {
     let mut defaults = Vec::new();
     for family in [Family::V4, Family::V6] {
         let routes = netlink.routes(&RouteFilter::main(family))?;
-        defaults.extend(routes.iter().filter(|route| route.dst.prefix_len() == 0).filter_map(|r| r.interface()));
+        defaults
+            .extend(routes.iter().filter(|route| route.dst.prefix_len() == 0).filter_map(|r| r.interface()));
     }
     Ok(links
         .into_iter()
@@ -152,12 +155,11 @@ pub fn desired_node(
             })?);
         }
     }
-    let own: Vec<String> = [addresses.v4, addresses.v6].into_iter().flatten().map(|net| net.to_string()).collect();
+    let own: Vec<String> =
+        [addresses.v4, addresses.v6].into_iter().flatten().map(|net| net.to_string()).collect();
     spec.addresses.retain(|address| address.address_type.as_str() != "CalicoNodeIP");
-    let mut all: Vec<NodeAddress> = own
-        .into_iter()
-        .map(|address| NodeAddress { address, address_type: "CalicoNodeIP".into() })
-        .collect();
+    let mut all: Vec<NodeAddress> =
+        own.into_iter().map(|address| NodeAddress { address, address_type: "CalicoNodeIP".into() }).collect();
     all.append(&mut spec.addresses);
     spec.addresses = all;
     if spec.orch_refs.is_empty() {
@@ -168,7 +170,11 @@ pub fn desired_node(
 }
 
 /// Another node with one of the addresses.
-pub fn rival<'a>(name: &str, addresses: Addresses, nodes: impl Iterator<Item = &'a Node>) -> Option<(String, IpAddr)> {
+pub fn rival<'a>(
+    name: &str,
+    addresses: Addresses,
+    nodes: impl Iterator<Item = &'a Node>,
+) -> Option<(String, IpAddr)> {
     let own: Vec<IpAddr> = [addresses.v4, addresses.v6].into_iter().flatten().map(|net| net.addr()).collect();
     for node in nodes.filter(|node| node.metadata.name != name) {
         let Some(bgp) = &node.spec.bgp else { continue };
@@ -233,7 +239,8 @@ pub async fn register(
 }
 
 fn now() -> Timestamp {
-    let nanos = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
+    let nanos =
+        std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).map_or(0, |d| d.as_nanos());
     Timestamp::from_unix_nanos(i64::try_from(nanos).unwrap_or(i64::MAX))
 }
 
@@ -258,19 +265,24 @@ mod tests {
         let mut stored = Node::new("n", Default::default());
         stored.metadata.labels.insert("rack".into(), "1".into());
         stored.spec.ipv4_vxlan_tunnel_addr = "10.244.0.1".into();
-        stored.spec.bgp = Some(NodeBgpSpec { ipv4_ipip_tunnel_addr: "10.244.0.2".into(), ..NodeBgpSpec::default() });
+        stored.spec.bgp =
+            Some(NodeBgpSpec { ipv4_ipip_tunnel_addr: "10.244.0.2".into(), ..NodeBgpSpec::default() });
         let node = desired_node("n", Some(&stored), v4("10.0.0.9/24"), Some("65001"), true).unwrap();
         assert_eq!(node.metadata.labels["rack"], "1");
         assert_eq!(node.spec.ipv4_vxlan_tunnel_addr, "10.244.0.1");
         let bgp = node.spec.bgp.unwrap();
-        assert_eq!((bgp.ipv4_ipip_tunnel_addr.as_str(), bgp.as_number.map(|n| n.0)), ("10.244.0.2", Some(65001)));
+        assert_eq!(
+            (bgp.ipv4_ipip_tunnel_addr.as_str(), bgp.as_number.map(|n| n.0)),
+            ("10.244.0.2", Some(65001))
+        );
     }
 
     #[test]
     fn bad_settings_are_named() {
         let error = desired_node("n", None, v4("10.0.0.1/24"), Some("x"), true).unwrap_err();
         assert!(error.to_string().contains("AS=\"x\""), "{error}");
-        let interfaces = [Interface { addresses: vec!["10.0.0.1/24".parse().unwrap()], ..Interface::default() }];
+        let interfaces =
+            [Interface { addresses: vec!["10.0.0.1/24".parse().unwrap()], ..Interface::default() }];
         let net = address("IP", "10.0.0.1", false, &Method::FirstFound, &interfaces).unwrap();
         assert_eq!(net.unwrap().prefix_len(), 24);
         assert!(address("IP", "fd00::1", false, &Method::FirstFound, &interfaces).is_err());
