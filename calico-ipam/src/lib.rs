@@ -35,6 +35,7 @@ mod commit;
 mod convert;
 mod environment;
 mod error;
+mod gc;
 mod give_up;
 mod handle;
 mod housekeeping;
@@ -45,9 +46,11 @@ mod pools;
 mod range;
 mod release;
 mod release_handle;
+mod repair;
 mod reserve;
 mod search;
 mod set_config;
+pub mod sim;
 mod store;
 
 pub use affinity::{Affinity, State};
@@ -62,6 +65,10 @@ pub use block::{Block, BlockParts, BlockRelease, HostReservation, MAX_BLOCK_BITS
 pub use claim::{ClaimAffinity, Claimed};
 pub use environment::Environment;
 pub use error::{BlockError, IpamError, StoredError};
+pub use gc::{
+    Allocation, Collector, GcConfig, GcPlan, LONGEST_OPERATION_SECONDS, NodeState, Owners, Purpose, Stock,
+    Verdict,
+};
 pub use give_up::{Claims, Conditions, GiveUp, GivenUp};
 pub use handle::Handle;
 pub use order::{BlockSpace, fnv1_32, search_seed};
@@ -71,6 +78,7 @@ pub use pools::{
 pub use range::{Family, Ranges};
 pub use release::{ReleaseIps, Released};
 pub use release_handle::{IpsByHandle, ReleaseByHandle};
+pub use repair::{Repair, Task};
 pub use reserve::Reservations;
 pub use search::DEFAULT_MAX_BLOCKS;
 pub use set_config::SetConfig;
