@@ -26,9 +26,14 @@ fn no_interleaving_or_fault_breaks_an_invariant() {
 }
 
 #[test]
+fn nor_in_a_crowd() {
+    println!("{:?}", check(6, steps() / 4, &Scenario::crowded()));
+}
+
+#[test]
 fn nor_with_cooldown_and_strict_affinity() {
     let scenario = Scenario { cooldown_seconds: 20, strict_affinity: true, ..Scenario::default() };
-    println!("{:?}", check(2, steps() / 4, &scenario));
+    println!("{:?}", check(2, steps() / 8, &scenario));
 }
 
 #[test]

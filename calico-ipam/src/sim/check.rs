@@ -1,6 +1,6 @@
 //! The invariants, checked where a write may have broken them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -178,6 +178,7 @@ pub(crate) fn nothing_is_leaked(
     living: &BTreeMap<IpAddr, Living>,
 ) -> Result<(), Broken> {
     let fail = |detail: String| Err(broken("recovery", detail));
+    let alive: BTreeSet<&Arc<str>> = living.values().map(|living| &living.handle).collect();
     let mut counts: BTreeMap<(Arc<str>, IpNet), u32> = BTreeMap::new();
     for (key, value) in store.iter() {
         let (Key::Block(cidr), Stored::Block(block)) = (key, value) else { continue };
@@ -186,7 +187,9 @@ pub(crate) fn nothing_is_leaked(
             let Some(handle) = attribute.handle.clone() else {
                 return fail(format!("{address} is still cooling down or has no handle"));
             };
-            if living.get(&address).is_none_or(|living| living.handle != handle) {
+            // Collection takes all addresses of a handle or none, so one address in use keeps
+            // the others until its owner lets the handle go.
+            if !alive.contains(&handle) {
                 return fail(format!("{address} of {handle} is leaked"));
             }
             *counts.entry((handle, *cidr)).or_default() += 1;

@@ -54,6 +54,16 @@ pub struct Scenario {
     pub faults: Faults,
 }
 
+impl Scenario {
+    /// Two hosts, six operations at once, 16 addresses: everybody meets everybody.
+    #[must_use]
+    pub fn crowded() -> Self {
+        let mut pool = Pool::new("v4", crate::range::net(crate::range::Family::V4, 10 << 24, 28));
+        pool.block_size = 30;
+        Self { hosts: 2, actors: 6, pools: vec![pool], ..Self::default() }
+    }
+}
+
 impl Default for Scenario {
     /// Four hosts, twelve operations at once, 64 addresses in blocks of 8, all faults.
     fn default() -> Self {

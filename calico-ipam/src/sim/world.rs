@@ -39,7 +39,7 @@ pub(crate) struct World {
     now: u64,
     actors: Vec<Option<Actor>>,
     living: BTreeMap<IpAddr, Living>,
-    /// Handles that somebody has begun to release: what they still get is not theirs.
+    /// Handles that somebody has begun to release: what they still get is nobody's.
     doomed: BTreeSet<Arc<str>>,
     /// What an owner once held, for releases that come too late.
     memories: VecDeque<ReleaseOptions>,
@@ -216,7 +216,9 @@ impl World {
                 continue;
             }
             let living = Living { handle: Arc::clone(handle), sequence: assignment.sequence };
-            if let Some(other) = self.living.insert(assignment.address, living) {
+            if let Some(other) = self.living.insert(assignment.address, living)
+                && other.handle != *handle
+            {
                 let detail =
                     format!("{} was given to {handle} and is {}'s", assignment.address, other.handle);
                 return Err(Broken { invariant: "I1", detail, step: 0, trace: Vec::new() });
@@ -346,7 +348,12 @@ impl World {
         let owner = Owner::host(&host);
         let (label, aim, machine) = match draw.below(100) {
             0..=39 => {
-                let handle = self.new_handle();
+                // A quarter asks for more under a handle that is or was in use: only then do
+                // several operations meet on one handle.
+                let handle = match draw.below(4) {
+                    0 => self.recent_handle(draw),
+                    _ => self.new_handle(),
+                };
                 let (v4, v6) = match draw.below(8) {
                     0 => (0, 1),
                     1 => (1, 1),
@@ -364,7 +371,11 @@ impl World {
                 )
             }
             40..=64 => {
-                let handle = self.living_handle(draw)?;
+                // Now and then the owner goes away while its request is still under way.
+                let handle = match draw.below(4) {
+                    0 => self.recent_handle(draw),
+                    _ => self.living_handle(draw)?,
+                };
                 self.give_up_handle(&handle);
                 let machine = ReleaseByHandle::new(&handle, self.now);
                 let aim = Aim::Other;
@@ -463,6 +474,14 @@ impl World {
     fn new_handle(&mut self) -> Arc<str> {
         self.next_handle += 1;
         format!("h{}", self.next_handle).into()
+    }
+
+    /// One of the last handles, whatever became of it.
+    fn recent_handle(&mut self, draw: &mut Draw) -> Arc<str> {
+        let back = draw.below(6) as u64;
+        let handle: Arc<str> = format!("h{}", self.next_handle.saturating_sub(back).max(1)).into();
+        self.next_handle = self.next_handle.max(1);
+        handle
     }
 
     fn living_handle(&self, draw: &mut Draw) -> Option<Arc<str>> {
