@@ -3,7 +3,9 @@
 use std::sync::Arc;
 
 use calico_model::AnyResource;
+use calico_model::k8s::{self, networking, types};
 use calico_model::resource::policy::{PerformanceHint, PolicyType, Rule as ModelRule, StagedAction};
+use calico_model::{StagedNetworkPolicy, StagedNetworkPolicySpec};
 use calico_selector::Selector;
 use calico_selector::compose::{self, Subject};
 use calico_selector::labels::NAMESPACE;
@@ -156,6 +158,8 @@ impl<'a> PolicyView<'a> {
 impl PolicyInput {
     /// The policy of a resource; `None` for other resources and for policies that count as absent.
     pub(crate) fn of(id: &PolicyId, resource: &Arc<AnyResource>) -> Option<Self> {
+        let converted = from_kubernetes(resource);
+        let resource = converted.as_ref().unwrap_or(resource);
         let view = PolicyView::of(resource)?;
         if view.is_absent() {
             return None;
@@ -225,6 +229,39 @@ impl PolicyInput {
                 (a, b) => a.is_none() == b.is_none(),
             }
     }
+}
+
+/// A staged Kubernetes policy in the form of a staged network policy; `None` for other resources.
+pub(crate) fn from_kubernetes(resource: &AnyResource) -> Option<Arc<AnyResource>> {
+    let AnyResource::StagedKubernetesNetworkPolicy(staged) = resource else { return None };
+    let spec = &staged.spec;
+    let policy = types::NetworkPolicy {
+        metadata: types::Meta {
+            name: staged.metadata.name.clone(),
+            namespace: staged.metadata.namespace.clone(),
+            ..types::Meta::default()
+        },
+        spec: networking::NetworkPolicySpec {
+            pod_selector: spec.pod_selector.clone(),
+            ingress: spec.ingress.clone(),
+            egress: spec.egress.clone(),
+            policy_types: spec.policy_types.iter().map(|t| t.as_str().to_owned()).collect(),
+        },
+    };
+    let converted = k8s::policy::convert(&policy).object;
+    let spec = StagedNetworkPolicySpec {
+        staged_action: spec.staged_action.clone(),
+        tier: converted.spec.tier,
+        order: converted.spec.order,
+        ingress: converted.spec.ingress,
+        egress: converted.spec.egress,
+        selector: converted.spec.selector,
+        types: converted.spec.types,
+        ..StagedNetworkPolicySpec::default()
+    };
+    let staged =
+        StagedNetworkPolicy { metadata: staged.metadata.clone(), spec, ..StagedNetworkPolicy::default() };
+    Some(Arc::new(AnyResource::from(staged)))
 }
 
 fn same_rules(a: &AnyResource, b: &AnyResource) -> bool {

@@ -3,16 +3,20 @@
 //! Addresses, labels, ports and names come from pools so small that rules hit, tie, shadow and contradict each other
 //! all the time; a few fields are unreadable on purpose. The same seed gives the same cluster on every machine.
 
+mod network;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use calico_model::k8s::KubernetesObject;
+use calico_model::k8s::networking::{IntOrString, NetworkPolicyIngressRule, NetworkPolicyPort};
 use calico_model::k8s::types::{Endpoint, EndpointPort as SlicePort, EndpointSlice};
 use calico_model::{
     Action, AnyResource, EndpointPort, EntityRule, GlobalNetworkPolicy, GlobalNetworkPolicySpec,
     GlobalNetworkSet, GlobalNetworkSetSpec, HostEndpoint, HostEndpointSpec, IcmpFields, Key, Kind,
     KubernetesKey, KubernetesKind, NetworkPolicy, NetworkPolicySpec, NetworkSet, NetworkSetSpec, PolicyType,
-    Port, Profile, ProfileSpec, Protocol, Rule, ServiceAccountMatch, ServiceMatch, StagedNetworkPolicy,
+    Port, Profile, ProfileSpec, Protocol, Rule, ServiceAccountMatch, ServiceMatch,
+    StagedKubernetesNetworkPolicy, StagedKubernetesNetworkPolicySpec, StagedNetworkPolicy,
     StagedNetworkPolicySpec, Tier, TierDefaultAction, TierSpec, Update, Value, WorkloadEndpoint,
     WorkloadEndpointPort, WorkloadEndpointSpec,
 };
@@ -78,7 +82,7 @@ const PORTS: [u16; 6] = [0, 53, 80, 80, 81, 65535];
 const PORT_NAMES: [&str; 3] = ["http", "http", "dns"];
 const SERVICES: [&str; 2] = ["svc1", "svc2"];
 
-/// A cluster: endpoints, network sets, services, tiers, profiles and policies in the order of their names.
+/// A cluster: endpoints, network sets, services, tiers, profiles, policies, nodes, pools, blocks and configurations.
 ///
 /// ```
 /// let cluster = calico_policy::scenario::cluster(1);
@@ -126,6 +130,7 @@ pub fn cluster(seed: u64) -> Vec<Update> {
     for number in 0..3 + dice.below(6) {
         updates.push(policy(dice, number));
     }
+    network::network(dice, &mut updates);
     updates
 }
 
@@ -335,6 +340,13 @@ fn policy(dice: &mut Dice, number: usize) -> Update {
             policy.kind = Kind::KubernetesClusterNetworkPolicy;
         }
         return put(policy);
+    }
+    if dice.one_in(8) {
+        let mut spec = StagedKubernetesNetworkPolicySpec::default();
+        spec.pod_selector.match_labels.insert("role".into(), dice.pick(&ROLES).into());
+        let port = NetworkPolicyPort { port: Some(IntOrString::Int(80)), ..NetworkPolicyPort::default() };
+        spec.ingress = vec![NetworkPolicyIngressRule { ports: vec![port], from: Vec::new() }];
+        return put(StagedKubernetesNetworkPolicy::new(name, spec).in_namespace(namespace));
     }
     if dice.one_in(4) {
         let spec = StagedNetworkPolicySpec {

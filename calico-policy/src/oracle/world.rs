@@ -474,7 +474,12 @@ impl World {
             AnyResource::StagedGlobalNetworkPolicy(policy) if !ignored(&policy.spec.staged_action) => {
                 global!(&policy.spec)
             }
-            _ => return,
+            _ => {
+                if let Some(converted) = crate::policies::from_kubernetes(resource) {
+                    self.read_policy(key, &converted);
+                }
+                return;
+            }
         };
         self.policies.push(policy);
     }
