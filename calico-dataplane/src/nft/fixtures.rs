@@ -4,7 +4,8 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use calico_policy::changes::{
-    Changes, DefaultAction, Pool, QosControls, SetUpdate, TierPolicies, WorkloadEndpoint, WorkloadEndpointId,
+    Changes, DefaultAction, HostEndpoint, Pool, QosControls, SetUpdate, TierPolicies, WorkloadEndpoint,
+    WorkloadEndpointId,
 };
 use calico_policy::ir::{
     Match, Member, Policy, PolicyId, PolicyKind, PortRanges, Profile, Rule, RuleAction, SetId, SetKind, Side,
@@ -117,6 +118,20 @@ pub(super) fn workload(name: &str, addresses: &[&str], tiers: &[TierPolicies]) -
     })
 }
 
+pub(super) fn host_endpoint(name: &str, interface: &str, normal: &[TierPolicies]) -> HostEndpoint {
+    HostEndpoint {
+        name: name.into(),
+        interface: interface.into(),
+        expected_ips: Vec::new(),
+        normal: normal.into(),
+        forward: Arc::default(),
+        untracked: Arc::default(),
+        pre_dnat: Arc::default(),
+        profiles: Arc::default(),
+        dscp: None,
+    }
+}
+
 /// Two web pods that admit clients on named and numeric ports, and one client.
 pub(super) fn small_world() -> Changes {
     let web = policy(
@@ -174,4 +189,109 @@ pub(super) fn small_world() -> Changes {
         pools: vec![pool],
         ..Changes::default()
     }
+}
+
+/// A node with everything at once: host endpoints with policy of every kind, floating addresses, tunnels, rate limits.
+pub(super) fn large_world() -> (Changes, super::config::Config) {
+    let mut world = small_world();
+    let allow_ssh = [rule(0, RuleAction::Allow, &[protocol(6), to_ports(&[(22, 22)], &[])])];
+    let icmp = |icmp_type, code, negated| Match::Icmp { negated, icmp_type, code };
+    world.policies.push(policy("host", &allow_ssh, &allow_ssh));
+    world.policies.push(policy(
+        "raw",
+        &[rule(0, RuleAction::Allow, &[protocol(17)])],
+        &[rule(0, RuleAction::Deny, &[])],
+    ));
+    let ping = [
+        rule(0, RuleAction::Allow, &[protocol(1), icmp(8, None, false)]),
+        rule(1, RuleAction::Deny, &[protocol(1), icmp(3, Some(4), true)]),
+        rule(
+            2,
+            RuleAction::Allow,
+            &[Match::Family(calico_policy::ir::Family::V6), protocol(58), icmp(128, None, false)],
+        ),
+        rule(3, RuleAction::Allow, &[Match::Protocol { negated: true, protocols: vec![6, 17] }]),
+        rule(
+            4,
+            RuleAction::Allow,
+            &[Match::Ports {
+                side: Side::Source,
+                negated: true,
+                ranges: PortRanges::default(),
+                named: vec![SetId("n:http".into())],
+            }],
+        ),
+        rule(
+            5,
+            RuleAction::Deny,
+            &[Match::Nets {
+                side: Side::Destination,
+                negated: false,
+                nets: nets(&["10.0.0.0/9", "192.0.2.1/32", "fe80::/10"]),
+            }],
+        ),
+        rule(
+            6,
+            RuleAction::Deny,
+            &[
+                Match::Nets { side: Side::Destination, negated: true, nets: nets(&["10.0.0.0/9"]) },
+                protocol(132),
+                to_ports(&[(1, 1023)], &[]),
+            ],
+        ),
+    ];
+    world.policies.push(policy("ping", &ping, &ping));
+    let both = |name: &str| [tier("default", DefaultAction::Deny, &[name], &[name])];
+    let pass = |name: &str| [tier("default", DefaultAction::Pass, &[name], &[name])];
+    let mut eth0 = host_endpoint("eth0", "eth0", &both("host"));
+    eth0.untracked = pass("raw").as_slice().into();
+    eth0.pre_dnat = pass("ping").as_slice().into();
+    eth0.forward = both("ping").as_slice().into();
+    world.host_endpoints = vec![Arc::new(eth0), Arc::new(host_endpoint("all", "*", &both("host")))];
+    let mut limited = (*workload("slow", &["10.65.0.8", "fd00::8"], &both("ping"))).clone();
+    limited.qos.egress_packet_rate = 100;
+    limited.qos.ingress_packet_rate = 200;
+    limited.qos.ingress_packet_burst = 20;
+    limited.qos.ingress_max_connections = 10;
+    limited.nat = vec![("192.0.2.8".parse().unwrap(), "10.65.0.8".parse().unwrap())];
+    limited.allowed_source_prefixes = vec![net("10.99.0.0/24"), net("fd99::/64")];
+    world.workload_endpoints.push(Arc::new(limited));
+    let mut stopped = (*workload("stopped", &["10.65.0.7"], &[])).clone();
+    stopped.active = false;
+    world.workload_endpoints.push(Arc::new(stopped));
+    world.encapsulation = Some(calico_policy::changes::Encapsulation {
+        ipip: true,
+        vxlan: true,
+        vxlan_v6: true,
+        no_encap: false,
+    });
+    world.hosts = vec![calico_policy::changes::HostMetadata {
+        name: "node-b".into(),
+        ipv4: Some("192.0.2.20".parse().unwrap()),
+        ipv6: None,
+        as_number: None,
+    }];
+    world.service_cidrs = Some(Arc::new(calico_policy::changes::ServiceCidrs {
+        cluster: vec![net("10.96.0.0/12"), net("fd96::/112")],
+        external: vec![net("203.0.113.0/24")],
+        load_balancer: Vec::new(),
+    }));
+    let parameters = [
+        ("LogPrefix", "calico %t %k %n"),
+        ("LogGroup", "5"),
+        ("LogActionRateLimit", "10/minute"),
+        ("NATPortRange", "32768-65535"),
+        ("MasqueradeRandomFully", "true"),
+        ("NATOutgoingExclusions", "IPPoolsAndHostIPs"),
+        ("WireguardEnabled", "true"),
+        ("NftablesFilterDenyAction", "Reject"),
+        ("PolicyRuleCounters", "true"),
+        ("FailsafeInboundHostPorts", "tcp:22,udp:10.0.0.0/8:68,tcp:[fd00::/8]:179"),
+    ];
+    let parameters: std::collections::BTreeMap<String, String> =
+        parameters.map(|(key, value)| (key.to_owned(), value.to_owned())).into();
+    let (config, unreadable) = super::config::Config::from_parameters(&parameters);
+    assert!(unreadable.is_empty());
+    world.config = Some(Arc::new(parameters));
+    (world, config)
 }

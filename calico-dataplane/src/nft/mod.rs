@@ -15,6 +15,8 @@ pub mod lower;
 mod names;
 pub mod object;
 pub mod table;
+pub mod text;
+mod text_rule;
 mod wire;
 
 #[cfg(test)]
@@ -23,6 +25,8 @@ mod dataplane_tests;
 mod fixtures;
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod text_tests;
 
 pub use dataplane::{Dataplane, Stats};
 pub use wire::WireError;

@@ -266,7 +266,7 @@ pub(super) fn sample() -> Ruleset {
     ])];
     ruleset
         .chains
-        .insert(name("dnat"), Chain { base: nat(Hook::Prerouting, -100), rules: dnat, comment: None });
+        .insert(name("floating-in"), Chain { base: nat(Hook::Prerouting, -100), rules: dnat, comment: None });
     let low_port = |word, port: u16| Expr::Immediate {
         dreg: Reg::word(word).unwrap(),
         value: port.to_be_bytes().as_slice().into(),
@@ -283,7 +283,7 @@ pub(super) fn sample() -> Ruleset {
     ];
     ruleset
         .chains
-        .insert(name("snat"), Chain { base: nat(Hook::Postrouting, 110), rules: snat, comment: None });
+        .insert(name("masq-out"), Chain { base: nat(Hook::Postrouting, 110), rules: snat, comment: None });
     ruleset
 }
 
