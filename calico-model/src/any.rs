@@ -53,6 +53,11 @@ macro_rules! define_any {
                 match self { $( Self::$kind(r) => &r.api_version, )* }
             }
 
+            /// Replaces the API version.
+            pub(crate) fn set_api_version(&mut self, api_version: &str) {
+                match self { $( Self::$kind(r) => r.api_version = api_version.to_owned(), )* }
+            }
+
             /// Fields this version does not know.
             pub fn unknown(&self) -> &crate::decode::Unknown {
                 match self { $( Self::$kind(r) => &r.unknown, )* }

@@ -153,23 +153,21 @@ impl Sources {
             rejected: Vec::new(),
             unknown: Texts::new(),
         };
-        // By parameter: candidates, weakest first.
-        let mut candidates: BTreeMap<&'static str, (&'static Parameter, Vec<(Source, &str)>)> =
-            BTreeMap::new();
+        // Candidates by name of the parameter, weakest first.
+        let mut candidates: BTreeMap<&'static str, Vec<(Source, &str)>> = BTreeMap::new();
         for (source, texts) in &self.texts {
             for (name, text) in texts.iter().filter(|(_, t)| !t.trim().is_empty()) {
                 match Parameter::find(name) {
                     Some(p) if p.is_local() && (Source::Global..=Source::Node).contains(source) => {}
-                    Some(p) => {
-                        candidates.entry(p.name).or_insert((p, Vec::new())).1.push((*source, text.trim()))
-                    }
+                    Some(p) => candidates.entry(p.name).or_default().push((*source, text.trim())),
                     None => {
                         resolved.unknown.insert(name.clone(), text.clone());
                     }
                 }
             }
         }
-        for (p, list) in candidates.values() {
+        for p in PARAMETERS {
+            let Some(list) = candidates.get(p.name) else { continue };
             let mut refused = Vec::new();
             let mut used = Source::Default;
             for (source, text) in list.iter().rev() {
@@ -187,6 +185,7 @@ impl Sources {
                 resolved.rejected.push(Rejected { parameter, source, value, reason, used, fatal });
             }
         }
+        resolved.rejected.sort_by_key(|r| (r.parameter, r.source));
         resolved
     }
 }

@@ -6,12 +6,16 @@
 //! | Pod | WorkloadEndpoint | [`pod`] |
 //! | NetworkPolicy | NetworkPolicy | [`policy`] |
 //! | ClusterNetworkPolicy | GlobalNetworkPolicy | [`cluster_policy`] |
+//! | Node | Node, by annotations, both ways | [`node`] |
+//! | custom resources of both API groups | every kind, both ways | [`custom_resource`] |
 //!
-//! [`Derive`] does all of this to a stream of updates.
+//! [`Derive`] does the first four to a stream of updates.
 
 pub mod cluster_policy;
+pub mod custom_resource;
 mod derive;
 pub mod networking;
+pub mod node;
 pub mod object;
 pub mod pod;
 pub mod policy;
