@@ -30,6 +30,8 @@ mod datastore;
 mod error;
 #[cfg(feature = "etcd")]
 mod etcd;
+#[cfg(feature = "fanout")]
+pub mod fanout;
 mod memory;
 pub mod migrate;
 mod open;
