@@ -161,6 +161,8 @@ fn parse_one(text: &str) -> Result<Value, (usize, usize, String)> {
         let reason = error.without_snippet().to_string();
         let first = reason.lines().next().unwrap_or_default();
         let words = first.split_once(" at line ").map_or(first, |(words, _)| words);
+        // The reader names an option of its own here, which says nothing to people.
+        let words = words.split_once(", set DuplicateKeyPolicy").map_or(words, |(words, _)| words);
         (line, column, words.to_owned())
     })
 }

@@ -13,6 +13,7 @@ use calico_model::{AnyResource, FieldError, Kind, KubernetesKind, ModelError};
 use serde_json::Value as Json;
 
 use super::check;
+use super::locate::line_of;
 use super::object::{Object, ObjectId, ObjectKind, Place, text_at};
 
 /// One thing wrong with the input.
@@ -153,37 +154,41 @@ fn files_below(directory: &Path, recursive: bool) -> Result<Vec<PathBuf>, (PathB
 /// let errors = read_bytes("tier.yaml", text, &Options::default()).unwrap_err();
 /// assert_eq!(
 ///     errors[0].to_string(),
-///     "tier.yaml:1: document 1: Tier(sec): spec.oder: unknown field; did you mean order?"
+///     "tier.yaml:4: document 1: Tier(sec): spec.oder: unknown field; did you mean order?"
 /// );
 /// ```
 pub fn read_bytes(file: &str, bytes: &[u8], options: &Options) -> Result<Vec<Object>, Vec<InputError>> {
     let documents = yaml::parse_bytes(bytes)
         .map_err(|error| vec![InputError::Syntax { file: file.to_owned(), error }])?;
-    let mut reader = Reader { options, objects: Vec::new(), errors: Vec::new() };
+    let text = String::from_utf8_lossy(bytes);
+    let mut reader = Reader { options, text: &text, start: 1, objects: Vec::new(), errors: Vec::new() };
     for document in documents {
         let place = Place { file: file.to_owned(), document: document.number, line: document.line, item: 0 };
-        reader.document(document.value, &place, None);
+        reader.start = document.line;
+        reader.document(document.value, &place, "", None);
     }
     if reader.errors.is_empty() { Ok(reader.objects) } else { Err(reader.errors) }
 }
 
 struct Reader<'a> {
     options: &'a Options,
+    text: &'a str,
+    /// Line on which the document starts.
+    start: usize,
     objects: Vec<Object>,
     errors: Vec<InputError>,
 }
 
 impl Reader<'_> {
-    /// A document, or an item of a list whose `kind` and `apiVersion` say what its items are.
-    fn document(&mut self, mut tree: Json, place: &Place, list: Option<(&str, &str)>) {
+    /// A document, or an item of a list, at `path` in its document. `list` is the `kind` and `apiVersion` that a list
+    /// gives to items without.
+    fn document(&mut self, mut tree: Json, place: &Place, path: &str, list: Option<(&str, &str)>) {
         if let Json::Array(items) = tree {
-            return self.items(items, place, None);
+            return self.items(items, place, path, None);
         }
         let Some(fields) = tree.as_object_mut() else {
-            return self.no_object(
-                place,
-                format!("expected an object with apiVersion, kind and metadata, found {tree}"),
-            );
+            let reason = format!("expected an object with apiVersion, kind and metadata, found {tree}");
+            return self.no_object(place, reason);
         };
         if let Some((kind, api_version)) = list {
             fields.entry("kind").or_insert_with(|| kind.into());
@@ -198,7 +203,7 @@ impl Reader<'_> {
         if let Some(item_kind) = kind.strip_suffix("List") {
             if let Some(Json::Array(items)) = tree.get_mut("items").map(Json::take) {
                 let of_items = (!item_kind.is_empty()).then_some((item_kind, api_version.as_str()));
-                return self.items(items, place, of_items);
+                return self.items(items, place, &format!("{path}.items"), of_items);
             }
             return self.no_object(place, format!("{kind} without a list of `items`"));
         }
@@ -206,62 +211,81 @@ impl Reader<'_> {
             return self.no_object(place, format!("`apiVersion` is missing; {}", right_version(&kind)));
         }
         match kind_of(&api_version, &kind) {
-            Some(kind) => self.object(kind, tree, place),
-            None => self.no_object(
-                place,
-                format!(
-                    "unknown resource type ({kind}) and/or version ({api_version}); {}",
-                    right_version(&kind)
-                ),
-            ),
+            Some(kind) => self.object(kind, tree, place, path),
+            None => {
+                let right = right_version(&kind);
+                let reason =
+                    format!("unknown resource type ({kind}) and/or version ({api_version}); {right}");
+                self.no_object(place, reason);
+            }
         }
     }
 
-    fn items(&mut self, items: Vec<Json>, place: &Place, list: Option<(&str, &str)>) {
+    fn items(&mut self, items: Vec<Json>, place: &Place, path: &str, list: Option<(&str, &str)>) {
         for (index, item) in items.into_iter().enumerate() {
-            self.document(item, &Place { item: index + 1, ..place.clone() }, list);
+            let path = format!("{path}[{index}]");
+            let line = line_of(self.text, self.start, &path);
+            self.document(item, &Place { item: index + 1, line, ..place.clone() }, &path, list);
         }
     }
 
-    fn object(&mut self, kind: ObjectKind, mut tree: Json, place: &Place) {
+    fn object(&mut self, kind: ObjectKind, mut tree: Json, place: &Place, path: &str) {
         let mut id = ObjectId {
             kind,
             namespace: text_at(&tree, "/metadata/namespace").to_owned(),
             name: text_at(&tree, "/metadata/name").to_owned(),
         };
-        let before = self.errors.len();
+        let mut problems: Vec<FieldError> = Vec::new();
         match self.namespace_for(&id) {
             Ok(namespace) => id.namespace = namespace,
-            Err(problem) => self.problem(place, &id, problem),
+            Err(problem) => problems.push(problem),
         }
-        match kind {
-            ObjectKind::Calico(kind) => match AnyResource::from_tree(kind, tree.clone(), Mode::Strict) {
-                Ok(mut resource) => {
-                    resource.metadata_mut().namespace.clone_from(&id.namespace);
-                    id.name.clone_from(&resource.metadata().name);
-                    tree = resource.to_tree();
-                    for problem in check::object(&resource, &tree) {
-                        self.problem(place, &id, problem);
+        let unreadable = match kind {
+            ObjectKind::Calico(kind) => {
+                problems.append(&mut check::selectors(&tree));
+                match AnyResource::from_tree(kind, tree.clone(), Mode::Strict) {
+                    Ok(mut resource) => {
+                        resource.metadata_mut().namespace.clone_from(&id.namespace);
+                        id.name.clone_from(&resource.metadata().name);
+                        tree = resource.to_tree();
+                        problems.append(&mut check::object(&resource));
+                        None
                     }
+                    Err(error) => Some(error),
                 }
-                Err(error) => self.unreadable(place, &id, error),
-            },
+            }
             ObjectKind::Kubernetes(kind) => {
                 if let Some(metadata) = tree.get_mut("metadata").and_then(Json::as_object_mut)
                     && !id.namespace.is_empty()
                 {
                     metadata.insert("namespace".into(), id.namespace.clone().into());
                 }
-                if let Err(error) = KubernetesObject::from_json(kind, tree.to_string().as_bytes()) {
-                    self.unreadable(place, &id, error);
-                }
+                KubernetesObject::from_json(kind, tree.to_string().as_bytes()).err()
             }
+        };
+        let mut broken = false;
+        match unreadable {
+            Some(ModelError::Fields { problems: more, .. }) => problems.extend(more),
+            Some(error) => {
+                broken = true;
+                self.errors.push(InputError::Object { place: place.clone(), id: id.to_string(), error });
+            }
+            None => {}
         }
-        if self.errors.len() == before && id.name.is_empty() {
-            self.problem(place, &id, FieldError::new("metadata.name", "a name is required"));
+        if id.name.is_empty() && !broken && problems.is_empty() {
+            problems.push(FieldError::new("metadata.name", "a name is required"));
         }
-        if self.errors.len() == before {
+        if !broken && problems.is_empty() {
             self.objects.push(Object { id, tree, place: place.clone() });
+            return;
+        }
+        for problem in problems {
+            let line = line_of(self.text, self.start, &format!("{path}.{}", problem.path));
+            self.errors.push(InputError::Field {
+                place: Place { line, ..place.clone() },
+                id: id.to_string(),
+                problem,
+            });
         }
     }
 
@@ -291,19 +315,6 @@ impl Reader<'_> {
 
     fn no_object(&mut self, place: &Place, reason: String) {
         self.errors.push(InputError::NoObject { place: place.clone(), reason });
-    }
-
-    fn problem(&mut self, place: &Place, id: &ObjectId, problem: FieldError) {
-        self.errors.push(InputError::Field { place: place.clone(), id: id.to_string(), problem });
-    }
-
-    fn unreadable(&mut self, place: &Place, id: &ObjectId, error: ModelError) {
-        match error {
-            ModelError::Fields { problems, .. } => {
-                problems.into_iter().for_each(|problem| self.problem(place, id, problem));
-            }
-            error => self.errors.push(InputError::Object { place: place.clone(), id: id.to_string(), error }),
-        }
     }
 }
 

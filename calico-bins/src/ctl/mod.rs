@@ -11,6 +11,7 @@ pub mod columns;
 pub mod get;
 pub mod initialise;
 pub mod input;
+pub mod locate;
 pub mod node;
 pub mod object;
 mod run;
