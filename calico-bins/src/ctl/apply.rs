@@ -4,11 +4,12 @@
 //!
 //! ```
 //! use calico_bins::ctl::{apply, input};
-//! use calico_datastore::MemoryStore;
+//! use calico_datastore::{Backend, MemoryStore};
+//! use std::sync::Arc;
 //!
 //! let text = b"apiVersion: projectcalico.org/v3\nkind: Tier\nmetadata: {name: sec}\nspec: {order: 7}\n";
 //! let objects = input::read_bytes("tier.yaml", text, &input::Options::default()).unwrap();
-//! let store = MemoryStore::default();
+//! let store: Arc<dyn Backend> = Arc::new(MemoryStore::new());
 //! # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
 //! let outcomes = apply::apply(&store, &objects).await;
 //! assert_eq!(outcomes[0].result.as_ref().unwrap(), &apply::Done::Created);
@@ -17,12 +18,15 @@
 //! # });
 //! ```
 
-use calico_datastore::{Backend, Expect, RawEntry, RawWrite, StoreError};
-use calico_model::FieldError;
+use std::sync::Arc;
+
+use calico_datastore::{Backend, Client, Expect, RawEntry, RawWrite, Store, StoreError};
+use calico_model::decode::Mode;
+use calico_model::{AnyResource, FieldError, Key, Kind, ModelError, Revision, defaults};
 use serde_json::{Map, Value as Json};
 
-use super::admission;
-use super::object::{Object, ObjectId, Place};
+use super::object::{Object, ObjectId, ObjectKind, Place};
+use super::{admission, initialise};
 
 /// What to do with objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -122,14 +126,6 @@ pub enum WriteError {
         /// Why.
         problems: Vec<FieldError>,
     },
-    /// The stored form cannot be read, so it cannot be changed.
-    #[error("{id}: the stored object is not JSON: {reason}; delete it to start anew")]
-    Undecodable {
-        /// The object.
-        id: ObjectId,
-        /// Where and why.
-        reason: String,
-    },
     /// The datastore failed.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -138,14 +134,24 @@ pub enum WriteError {
 /// How often a write is tried again when others change the object at the same time.
 const TRIES: usize = 5;
 
+/// Resources through the rules of the API.
+pub fn client(store: &Arc<dyn Backend>) -> Client {
+    Client::new(Arc::new(Store::new(Arc::clone(store))))
+}
+
 /// Writes objects, whether they are there or not, in the given order. One that fails does not stop the others.
-pub async fn apply(store: &dyn Backend, objects: &[Object]) -> Vec<Outcome> {
+pub async fn apply(store: &Arc<dyn Backend>, objects: &[Object]) -> Vec<Outcome> {
     perform(store, objects, Action::Apply).await
 }
 
-/// Does `action` with each object, in the given order. One that fails does not stop the others.
-pub async fn perform(store: &dyn Backend, objects: &[Object], action: Action) -> Vec<Outcome> {
+/// Does `action` with each object, in the given order. One that fails does not stop the others. A store that is new
+/// first gets what every cluster has.
+pub async fn perform(store: &Arc<dyn Backend>, objects: &[Object], action: Action) -> Vec<Outcome> {
     let mut outcomes = Vec::with_capacity(objects.len());
+    if action != Action::Delete {
+        // A store that cannot be initialised, such as one without write access, says so at the first write.
+        let _ = initialise::initialise(store).await;
+    }
     for object in objects {
         let result = match action {
             Action::Create => create(store, object).await,
@@ -157,26 +163,28 @@ pub async fn perform(store: &dyn Backend, objects: &[Object], action: Action) ->
     outcomes
 }
 
-async fn create(store: &dyn Backend, object: &Object) -> Result<Done, WriteError> {
+async fn create(store: &Arc<dyn Backend>, object: &Object) -> Result<Done, WriteError> {
     let id = &object.id;
     admission::may_write(id, "create")?;
     let mut tree = object.tree.clone();
     if let Some(metadata) = tree.get_mut("metadata").and_then(Json::as_object_mut) {
         metadata.retain(|name, _| ["name", "namespace", "labels", "annotations"].contains(&name.as_str()));
-        metadata.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
-        metadata.insert("creationTimestamp".into(), now().into());
     }
-    admission::complete(id, &mut tree)?;
-    admission::check(store, id, &tree, None).await?;
-    let write = RawWrite::put(id.key().path(), Expect::Absent, tree.to_string().into_bytes());
-    match store.txn(vec![write]).await {
-        Ok(_) => Ok(Done::Created),
-        Err(error) => Err(named(error, id)),
-    }
+    let created = match id.kind {
+        ObjectKind::Calico(kind) => client(store).create(resource(id, kind, tree)?).await.map(drop),
+        ObjectKind::Kubernetes(_) => {
+            if let Some(metadata) = tree.get_mut("metadata").and_then(Json::as_object_mut) {
+                metadata.insert("uid".into(), uuid::Uuid::new_v4().to_string().into());
+                metadata.insert("creationTimestamp".into(), now().into());
+            }
+            put(store, id, Expect::Absent, &tree).await
+        }
+    };
+    created.map(|()| Done::Created).map_err(|error| named(error, id))
 }
 
 /// Replaces what is there; `Apply` creates what is not.
-async fn update(store: &dyn Backend, object: &Object, action: Action) -> Result<Done, WriteError> {
+async fn update(store: &Arc<dyn Backend>, object: &Object, action: Action) -> Result<Done, WriteError> {
     let id = &object.id;
     admission::may_write(id, action.verb())?;
     let path = id.key().path();
@@ -196,16 +204,8 @@ async fn update(store: &dyn Backend, object: &Object, action: Action) -> Result<
         if !given.is_empty() && given != entry.revision.to_string() {
             return Err(last);
         }
-        let old = decode(&entry, id)?;
-        let mut new = merged(&old, &object.tree);
-        admission::complete(id, &mut new)?;
-        if new == old {
-            return Ok(Done::Unchanged);
-        }
-        admission::check(store, id, &new, Some(&old)).await?;
-        let write = RawWrite::put(&*path, Expect::Revision(entry.revision), new.to_string().into_bytes());
-        match store.txn(vec![write]).await {
-            Ok(_) => return Ok(Done::Configured),
+        match replace(store, object, &entry).await {
+            Ok(done) => return Ok(done),
             // Changed or removed since it was read: look again, unless the user insists on a version.
             Err(error) if given.is_empty() && (error.is_conflict() || error.is_missing()) => {
                 last = named(error, id);
@@ -216,17 +216,83 @@ async fn update(store: &dyn Backend, object: &Object, action: Action) -> Result<
     Err(last)
 }
 
-/// Removes one object; with a `resource_version` only in that version.
-pub async fn delete(store: &dyn Backend, id: &ObjectId, resource_version: &str) -> Result<Done, WriteError> {
-    admission::may_delete(store, id).await?;
-    let expect = match resource_version {
-        "" => Expect::Any,
-        text => Expect::Revision(text.parse().map_err(|_| WriteError::Conflict { id: id.clone() })?),
+/// Puts an object in place of what was just read, if they differ.
+async fn replace(store: &Arc<dyn Backend>, object: &Object, entry: &RawEntry) -> Result<Done, StoreError> {
+    let id = &object.id;
+    let undecodable = |reason: String| StoreError::Undecodable { key: entry.key.clone(), reason };
+    let ObjectKind::Calico(kind) = id.kind else {
+        let old: Json =
+            serde_json::from_slice(&entry.value).map_err(|error| undecodable(error.to_string()))?;
+        let new = merged(&old, &object.tree);
+        if new == old {
+            return Ok(Done::Unchanged);
+        }
+        put(store, id, Expect::Revision(entry.revision), &new).await?;
+        return Ok(Done::Configured);
     };
-    match store.txn(vec![RawWrite::delete(id.key().path(), expect)]).await {
-        Ok(_) => Ok(Done::Deleted),
-        Err(error) => Err(named(error, id)),
+    let client = client(store);
+    let old = client.get(kind, &id.namespace, &id.name).await?;
+    let new = merged(&old.to_tree(), &object.tree);
+    let mut new = AnyResource::from_tree(kind, new, Mode::Lenient).map_err(|e| undecodable(e.to_string()))?;
+    defaults::apply(&mut new);
+    new.metadata_mut().resource_version.clone_from(&old.metadata().resource_version);
+    if new == old {
+        return Ok(Done::Unchanged);
     }
+    let metadata = new.metadata_mut();
+    // Objects that others stored may lack what an update needs.
+    if metadata.uid.is_empty() {
+        metadata.uid = uuid::Uuid::new_v4().to_string();
+    }
+    if metadata.creation_timestamp.is_none() {
+        metadata.creation_timestamp = now().parse().ok();
+    }
+    client.update(new).await?;
+    Ok(Done::Configured)
+}
+
+/// Removes one object; with a `resource_version` only in that version.
+pub async fn delete(
+    store: &Arc<dyn Backend>,
+    id: &ObjectId,
+    resource_version: &str,
+) -> Result<Done, WriteError> {
+    admission::may_write(id, "delete")?;
+    let deleted = match id.kind {
+        ObjectKind::Calico(kind) => {
+            let revision = (!resource_version.is_empty()).then(|| Revision::new(resource_version));
+            client(store).delete(kind, &id.namespace, &id.name, revision).await.map(drop)
+        }
+        ObjectKind::Kubernetes(_) => {
+            let expect = match resource_version {
+                "" => Expect::Any,
+                text => match text.parse() {
+                    Ok(revision) => Expect::Revision(revision),
+                    Err(_) => return Err(WriteError::Conflict { id: id.clone() }),
+                },
+            };
+            store.txn(vec![RawWrite::delete(id.key().path(), expect)]).await.map(drop)
+        }
+    };
+    deleted.map(|()| Done::Deleted).map_err(|error| named(error, id))
+}
+
+async fn put(store: &Arc<dyn Backend>, id: &ObjectId, expect: Expect, tree: &Json) -> Result<(), StoreError> {
+    let mut tree = tree.clone();
+    if let Some(metadata) = tree.get_mut("metadata").and_then(Json::as_object_mut) {
+        metadata.remove("resourceVersion");
+    }
+    store.txn(vec![RawWrite::put(id.key().path(), expect, tree.to_string().into_bytes())]).await.map(drop)
+}
+
+fn resource(id: &ObjectId, kind: Kind, tree: Json) -> Result<AnyResource, WriteError> {
+    AnyResource::from_tree(kind, tree, Mode::Lenient).map_err(|error| WriteError::Refused {
+        id: id.clone(),
+        problems: match error {
+            ModelError::Fields { problems, .. } => problems,
+            error => vec![FieldError::new("", error.to_string())],
+        },
+    })
 }
 
 /// The stored metadata stays, except labels and annotations; the rest is as given. A status stays when none is given.
@@ -251,16 +317,26 @@ fn merged(old: &Json, given: &Json) -> Json {
     new
 }
 
-fn decode(entry: &RawEntry, id: &ObjectId) -> Result<Json, WriteError> {
-    serde_json::from_slice(&entry.value)
-        .map_err(|error| WriteError::Undecodable { id: id.clone(), reason: error.to_string() })
-}
-
 fn named(error: StoreError, id: &ObjectId) -> WriteError {
     match error {
         StoreError::Exists { .. } => WriteError::Exists { id: id.clone() },
+        StoreError::Missing { key } if key != id.key().path() => {
+            let reason = match Key::parse(&key) {
+                Ok(Key::Resource(needed)) => {
+                    format!("{} {} does not exist; create it first", needed.kind.name(), needed.name)
+                }
+                _ => format!("{key} does not exist"),
+            };
+            WriteError::Refused { id: id.clone(), problems: vec![FieldError::new("", reason)] }
+        }
         StoreError::Missing { .. } => WriteError::Missing { id: id.clone() },
         StoreError::Conflict { .. } => WriteError::Conflict { id: id.clone() },
+        StoreError::NotSupported { operation, reason, .. } => {
+            WriteError::NotSupported { operation, id: id.clone(), reason }
+        }
+        StoreError::Invalid { field, reason, .. } => {
+            WriteError::Refused { id: id.clone(), problems: vec![FieldError::new(field, reason)] }
+        }
         error => WriteError::Store(error),
     }
 }
@@ -287,12 +363,12 @@ mod tests {
         })
     }
 
-    fn stored(store: &MemoryStore, object: &Object) -> Json {
+    fn stored(store: &Arc<dyn Backend>, object: &Object) -> Json {
         let entry = block_on(store.get(&object.id.key().path())).unwrap().unwrap();
         serde_json::from_slice(&entry.value).unwrap()
     }
 
-    fn results(store: &MemoryStore, objects: &[Object], action: Action) -> Vec<String> {
+    fn results(store: &Arc<dyn Backend>, objects: &[Object], action: Action) -> Vec<String> {
         let outcomes = block_on(perform(store, objects, action));
         outcomes.into_iter().map(|o| o.result.map_or_else(|e| e.to_string(), |d| format!("{d:?}"))).collect()
     }
@@ -305,7 +381,7 @@ spec: {selector: role == 'db', types: [Ingress]}
 
     #[test]
     fn the_life_of_an_object() {
-        let store = MemoryStore::default();
+        let store: Arc<dyn Backend> = Arc::new(MemoryStore::new());
         let policy = objects(POLICY);
         assert_eq!(
             results(&store, &policy, Action::Replace),
@@ -335,7 +411,7 @@ spec: {selector: role == 'db', types: [Ingress]}
 
     #[test]
     fn a_version_in_the_file_is_compared() {
-        let store = MemoryStore::default();
+        let store: Arc<dyn Backend> = Arc::new(MemoryStore::new());
         assert_eq!(results(&store, &objects(POLICY), Action::Apply), ["Created"]);
         let path = "/calico/resources/v3/projectcalico.org/networkpolicies/prod/p";
         let revision = block_on(store.get(path)).unwrap().unwrap().revision;
@@ -358,7 +434,7 @@ spec: {selector: role == 'db', types: [Ingress]}
 
     #[test]
     fn kubernetes_objects_stay_as_given() {
-        let store = MemoryStore::default();
+        let store: Arc<dyn Backend> = Arc::new(MemoryStore::new());
         let pod = objects(
             "apiVersion: v1\nkind: Pod\nmetadata: {name: w, namespace: x}\nspec: {containers: [{name: c, tty: true}]}",
         );
@@ -375,7 +451,7 @@ spec: {selector: role == 'db', types: [Ingress]}
 
     #[test]
     fn what_contradicts_other_objects_is_refused() {
-        let store = MemoryStore::default();
+        let store: Arc<dyn Backend> = Arc::new(MemoryStore::new());
         let pool = |name: &str, cidr: &str| {
             objects(&format!(
                 "apiVersion: projectcalico.org/v3\nkind: IPPool\nmetadata: {{name: {name}}}\nspec: {{cidr: {cidr}}}"
@@ -384,18 +460,16 @@ spec: {selector: role == 'db', types: [Ingress]}
         assert_eq!(results(&store, &pool("a", "10.0.0.0/16"), Action::Apply), ["Created"]);
         assert_eq!(
             results(&store, &pool("b", "10.0.8.0/24"), Action::Apply),
-            ["IPPool(b): spec.cidr: overlaps with IPPool(a) 10.0.0.0/16 (got \"10.0.8.0/24\")"]
+            ["IPPool(b): spec.cidr: 10.0.8.0/24 overlaps 10.0.0.0/16 of the pool a"]
         );
         assert_eq!(
             results(&store, &pool("a", "10.9.0.0/16"), Action::Apply),
-            [
-                "IPPool(a): spec.cidr: cannot be changed from 10.0.0.0/16; create another pool instead (got \"10.9.0.0/16\")"
-            ]
+            ["IPPool(a): spec.cidr: is 10.0.0.0/16 and cannot change; create another pool"]
         );
         let orphan = objects(&POLICY.replace("spec: {", "spec: {tier: sec, "));
         assert_eq!(
             results(&store, &orphan, Action::Apply),
-            ["NetworkPolicy(prod/p): spec.tier: there is no such tier; create it first (got \"sec\")"]
+            ["NetworkPolicy(prod/p): Tier sec does not exist; create it first"]
         );
         let tier =
             objects("apiVersion: projectcalico.org/v3\nkind: Tier\nmetadata: {name: sec}\nspec: {order: 1}");

@@ -1,6 +1,6 @@
 //! Checks of one object by itself that the model leaves to those who know the selector language.
 
-use calico_model::{AnyResource, FieldError};
+use calico_model::{AnyResource, FieldError, validate};
 use calico_selector::{Limits, Selector};
 use serde_json::Value as Json;
 
@@ -15,10 +15,18 @@ const SELECTORS: &[&str] = &[
     "localWorkloadSelector",
 ];
 
-/// Everything that can be said about a Calico object without a datastore, beside its selectors.
-pub fn object(resource: &AnyResource) -> Vec<FieldError> {
-    let _ = resource;
-    Vec::new()
+/// Everything that can be said about a Calico object without a datastore, in the order of its fields. `tree` is its
+/// JSON form as given.
+pub fn object(resource: &AnyResource, tree: &Json) -> Vec<FieldError> {
+    let mut problems = validate::problems(resource);
+    // The same problems of selectors, but with a caret; and those of selectors that the rules of a kind do not reach.
+    for problem in selectors(tree) {
+        match problems.iter_mut().find(|known| known.path == problem.path) {
+            Some(known) => *known = problem,
+            None => problems.push(problem),
+        }
+    }
+    problems
 }
 
 /// Looks at every selector below `spec` of a Calico object. Problems come in the order of the object, with column and

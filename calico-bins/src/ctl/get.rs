@@ -1,9 +1,12 @@
 //! Reading objects and showing them.
 
+use std::sync::Arc;
+
 use calico_datastore::{Backend, KeyRanges, StoreError, yaml};
-use calico_model::{Key, Kind};
+use calico_model::{AnyResource, Key, Kind};
 use serde_json::{Value as Json, json};
 
+use super::apply::client;
 use super::columns::{self, Facts};
 use super::object::{ObjectId, ObjectKind, text_at};
 use super::table;
@@ -62,7 +65,7 @@ pub enum Content {
     /// Asked for by name.
     One(Json),
     /// A list and its revision.
-    List(Vec<Json>, u64),
+    List(Vec<Json>, String),
 }
 
 impl Found {
@@ -79,7 +82,7 @@ impl Found {
             Content::List(objects, revision) => json!({
                 "apiVersion": self.kind.api_version(),
                 "kind": format!("{}List", self.kind.name()),
-                "metadata": {"resourceVersion": revision.to_string()},
+                "metadata": {"resourceVersion": revision},
                 "items": objects,
             }),
         }
@@ -87,38 +90,56 @@ impl Found {
 }
 
 /// Reads one object; `None` when it is not there.
-pub async fn one(store: &dyn Backend, id: &ObjectId) -> Result<Option<Json>, StoreError> {
-    let Some(entry) = store.get(&id.key().path()).await? else { return Ok(None) };
-    decode(&entry.key, &entry.value, entry.revision).map(Some)
+pub async fn one(store: &Arc<dyn Backend>, id: &ObjectId) -> Result<Option<Json>, StoreError> {
+    match id.kind {
+        ObjectKind::Calico(kind) => match client(store).get(kind, &id.namespace, &id.name).await {
+            Ok(resource) => Ok(Some(resource.to_tree())),
+            Err(StoreError::Missing { .. }) => Ok(None),
+            Err(error) => Err(error),
+        },
+        ObjectKind::Kubernetes(_) => {
+            let Some(entry) = store.get(&id.key().path()).await? else { return Ok(None) };
+            as_given(&entry.key, &entry.value, &entry.revision.to_string()).map(Some)
+        }
+    }
 }
 
-/// Reads all objects of a kind, of one namespace or of all.
+/// Reads all objects of a kind, of one namespace or of all. Objects that are not what their kind demands are shown as
+/// they are stored.
 pub async fn list(
-    store: &dyn Backend,
+    store: &Arc<dyn Backend>,
     kind: ObjectKind,
     namespace: Option<&str>,
-) -> Result<(Vec<Json>, u64), StoreError> {
-    let list = store.list(&KeyRanges::prefix(kind.prefix(namespace))).await?;
-    let objects = list.entries.iter().map(|entry| decode(&entry.key, &entry.value, entry.revision));
-    let mut objects = objects.collect::<Result<Vec<Json>, StoreError>>()?;
-    if kind == ObjectKind::Calico(Kind::Tier) {
+) -> Result<(Vec<Json>, String), StoreError> {
+    let ObjectKind::Calico(calico) = kind else {
+        let list = store.list(&KeyRanges::prefix(kind.prefix(namespace))).await?;
+        let objects =
+            list.entries.iter().map(|entry| as_given(&entry.key, &entry.value, &entry.revision.to_string()));
+        return Ok((objects.collect::<Result<_, _>>()?, list.revision.to_string()));
+    };
+    let list = client(store).list(calico, namespace).await?;
+    let mut objects: Vec<Json> = list.items.iter().map(AnyResource::to_tree).collect();
+    for failure in &list.failures {
+        objects.push(as_given(&failure.key, &failure.value, failure.revision.as_str())?);
+    }
+    if calico == Kind::Tier {
         let order = |tier: &Json| tier.pointer("/spec/order").and_then(Json::as_f64).unwrap_or(f64::INFINITY);
         objects.sort_by(|a, b| order(a).total_cmp(&order(b)));
     }
-    Ok((objects, list.revision))
+    Ok((objects, list.revision.to_string()))
 }
 
-fn decode(key: &str, value: &[u8], revision: u64) -> Result<Json, StoreError> {
+fn as_given(key: &str, value: &[u8], revision: &str) -> Result<Json, StoreError> {
     let mut tree: Json = serde_json::from_slice(value)
         .map_err(|error| StoreError::Undecodable { key: key.to_owned(), reason: error.to_string() })?;
     if let Some(metadata) = tree.get_mut("metadata").and_then(Json::as_object_mut) {
-        metadata.insert("resourceVersion".into(), revision.to_string().into());
+        metadata.insert("resourceVersion".into(), revision.into());
     }
     Ok(tree)
 }
 
 /// Facts that cells need: the AS number of nodes that name none.
-pub async fn facts(store: &dyn Backend) -> Facts {
+pub async fn facts(store: &Arc<dyn Backend>) -> Facts {
     let key = Key::resource(Kind::BGPConfiguration, "", "default").path();
     let default_as_number = match store.get(&key).await {
         Ok(Some(entry)) => {

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use calico_datastore::yaml::{self, YamlError};
 use calico_model::decode::Mode;
 use calico_model::k8s::KubernetesObject;
-use calico_model::{AnyResource, FieldError, Kind, KubernetesKind, ModelError};
+use calico_model::{AnyResource, FieldError, Kind, KubernetesKind, ModelError, defaults};
 use serde_json::Value as Json;
 
 use super::check;
@@ -242,16 +242,21 @@ impl Reader<'_> {
         }
         let unreadable = match kind {
             ObjectKind::Calico(kind) => {
-                problems.append(&mut check::selectors(&tree));
                 match AnyResource::from_tree(kind, tree.clone(), Mode::Strict) {
                     Ok(mut resource) => {
                         resource.metadata_mut().namespace.clone_from(&id.namespace);
                         id.name.clone_from(&resource.metadata().name);
+                        // Rules are about objects as they will be: with what the API fills in.
+                        let mut complete = resource.clone();
+                        defaults::apply(&mut complete);
+                        problems.append(&mut check::object(&complete, &tree));
                         tree = resource.to_tree();
-                        problems.append(&mut check::object(&resource));
                         None
                     }
-                    Err(error) => Some(error),
+                    Err(error) => {
+                        problems.append(&mut check::selectors(&tree));
+                        Some(error)
+                    }
                 }
             }
             ObjectKind::Kubernetes(kind) => {

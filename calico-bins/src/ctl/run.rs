@@ -5,7 +5,7 @@ use std::io::Write;
 use std::sync::Arc;
 
 use calico_datastore::config::DatastoreConfig;
-use calico_datastore::{Backend, SqliteOptions, SqliteStore, StoreError, yaml};
+use calico_datastore::{Backend, Role, StoreError, yaml};
 use clap::CommandFactory as _;
 use serde_json::Value as Json;
 
@@ -13,8 +13,8 @@ use super::apply::{self, Action, Done, Outcome, WriteError};
 use super::args::{Cli, Command, Files, NodeCommand, Target};
 use super::get::{self, Content, Format, Found};
 use super::input::{self, InputError};
+use super::node;
 use super::object::{Object, ObjectId, ObjectKind, text_at};
-use super::{initialise, node};
 use crate::node::protocol::{SOCKET_VARIABLE, socket_path};
 
 /// Where text goes: data and success to `out`, errors to `err`.
@@ -93,19 +93,7 @@ fn connect(cli: &Cli) -> Result<Arc<dyn Backend>, Failed> {
         Some(path) => DatastoreConfig::Sqlite { path: path.clone() },
         None => DatastoreConfig::load(cli.config.as_deref())?,
     };
-    match config {
-        DatastoreConfig::Sqlite { path } => Ok(Arc::new(SqliteStore::open(SqliteOptions::new(path))?)),
-        other => {
-            let name = match other {
-                DatastoreConfig::Etcd(_) => "etcdv3",
-                _ => "kubernetes",
-            };
-            Err(Failed(format!(
-                "this build of calicoctl works with the embedded datastore only, not with {name}; set \
-                 DATASTORE_TYPE=sqlite"
-            )))
-        }
-    }
+    Ok(calico_datastore::open_backend(&config, Role::Tool)?)
 }
 
 fn options(files: &Files) -> input::Options {
@@ -140,10 +128,7 @@ fn write(
 ) -> Result<u8, Failed> {
     let objects = read(&files.filename, &options(files))?;
     let store = connect(cli)?;
-    let outcomes = block_on(async {
-        initialise::initialise(&*store).await?;
-        Ok::<_, StoreError>(apply::perform(&*store, &objects, action).await)
-    })??;
+    let outcomes = block_on(apply::perform(&store, &objects, action))?;
     let kinds: Vec<ObjectKind> = outcomes.iter().map(|outcome| outcome.id.kind).collect();
     let results: Vec<Result<Done, WriteError>> = outcomes
         .into_iter()
@@ -193,7 +178,7 @@ fn delete(cli: &Cli, target: &Target, skip_missing: bool, streams: &mut Streams<
     let outcomes = block_on(async {
         let mut outcomes = Vec::with_capacity(named.len());
         for (id, version) in named {
-            let result = apply::delete(&*store, &id, &version).await;
+            let result = apply::delete(&store, &id, &version).await;
             outcomes.push(Outcome { id, place: super::object::Place::default(), result });
         }
         outcomes
@@ -289,11 +274,11 @@ fn show(
         if let (Some(kind), true) = (&target.kind, target.names.is_empty()) {
             let kind = kind_of(kind)?;
             let namespace = namespace_of(kind, target, all_namespaces)?;
-            let (objects, revision) = get::list(&*store, kind, namespace.as_deref()).await?;
+            let (objects, revision) = get::list(&store, kind, namespace.as_deref()).await?;
             found.push(Found { kind, content: Content::List(objects, revision) });
         }
         for (id, version) in &named {
-            match get::one(&*store, id).await? {
+            match get::one(&store, id).await? {
                 Some(object)
                     if version.is_empty() || text_at(&object, "/metadata/resourceVersion") == version =>
                 {
@@ -302,7 +287,7 @@ fn show(
                 _ => errors.push(format!("resource does not exist: {id} with error: <nil>")),
             }
         }
-        Ok::<_, Failed>((found, errors, get::facts(&*store).await))
+        Ok::<_, Failed>((found, errors, get::facts(&store).await))
     })??;
     let mut found = found;
     if export {
@@ -351,7 +336,7 @@ fn version(cli: &Cli, client: bool, streams: &mut Streams<'_>) -> Result<u8, Fai
         namespace: String::new(),
         name: "default".into(),
     };
-    let facts = block_on(get::one(&*store, &id))?
+    let facts = block_on(get::one(&store, &id))?
         .map_err(|error| Failed(format!("unable to retrieve Cluster Version or Type: {error}")))?;
     let field = |pointer| {
         let text = facts.as_ref().map(|facts| text_at(facts, pointer)).unwrap_or_default();
