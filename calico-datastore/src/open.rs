@@ -21,26 +21,17 @@ pub enum Role {
 /// # Errors
 /// Whatever opening the file reports; [`StoreError::Config`] for a store that this build does not have.
 pub fn open(config: &DatastoreConfig, role: Role) -> Result<Arc<dyn Datastore>, StoreError> {
-    Ok(Arc::new(crate::Store::new(open_backend(config, role)?)))
-}
-
-/// Opens the bytes of the configured store, for programs that keep objects exactly as they are given. Fails as
-/// [`open`] does, and for stores that are no plain key-value stores.
-///
-/// # Errors
-/// See [`open`].
-pub fn open_backend(config: &DatastoreConfig, role: Role) -> Result<Arc<dyn Backend>, StoreError> {
     match config {
         #[cfg(feature = "sqlite")]
         DatastoreConfig::Sqlite { path } => {
             let mut options = crate::SqliteOptions::new(path);
             options.maintain = role == Role::Agent;
-            Ok(Arc::new(crate::SqliteStore::open(options)?))
+            Ok(Arc::new(crate::Store::new(crate::SqliteStore::open(options)?)))
         }
         #[cfg(not(feature = "sqlite"))]
         DatastoreConfig::Sqlite { .. } => Err(absent("sqlite", role)),
         #[cfg(feature = "etcd")]
-        DatastoreConfig::Etcd(config) => Ok(Arc::new(crate::EtcdStore::new(config)?)),
+        DatastoreConfig::Etcd(config) => Ok(Arc::new(crate::Store::new(crate::EtcdStore::new(config)?))),
         #[cfg(not(feature = "etcd"))]
         DatastoreConfig::Etcd(_) => Err(absent("etcdv3", role)),
         DatastoreConfig::Kubernetes(_) => Err(absent("kubernetes", role)),

@@ -334,6 +334,7 @@ fn named(error: StoreError, id: &ObjectId) -> WriteError {
         StoreError::NotSupported { operation, reason, .. } => {
             WriteError::NotSupported { operation, id: id.clone(), reason }
         }
+        StoreError::Rejected { problems, .. } => WriteError::Refused { id: id.clone(), problems },
         StoreError::Invalid { field, reason, .. } => {
             WriteError::Refused { id: id.clone(), problems: vec![FieldError::new(field, reason)] }
         }
@@ -464,7 +465,9 @@ spec: {selector: role == 'db', types: [Ingress]}
         );
         assert_eq!(
             results(&store, &pool("a", "10.9.0.0/16"), Action::Apply),
-            ["IPPool(a): spec.cidr: is 10.0.0.0/16 and cannot change; create another pool"]
+            [
+                "IPPool(a): spec.cidr: cannot be changed; create a second pool, disable this one and move the pods (got \"10.9.0.0/16\")"
+            ]
         );
         let orphan = objects(&POLICY.replace("spec: {", "spec: {tier: sec, "));
         assert_eq!(
@@ -478,14 +481,14 @@ spec: {selector: role == 'db', types: [Ingress]}
         assert_eq!(
             results(&store, &tier, Action::Delete),
             [
-                "operation delete is not supported on Tier(sec): Cannot delete a non-empty tier; NetworkPolicy(prod/p) is in it"
+                "operation delete is not supported on Tier(sec): it is not empty: NetworkPolicy p belongs to it"
             ]
         );
         let builtin =
             objects("apiVersion: projectcalico.org/v3\nkind: Tier\nmetadata: {name: default}\nspec: {}");
         assert_eq!(
             results(&store, &builtin, Action::Delete),
-            ["operation delete is not supported on Tier(default): Cannot delete default tier"]
+            ["operation delete is not supported on Tier(default): this tier is part of every cluster"]
         );
     }
 }
