@@ -141,7 +141,7 @@ pub struct Cluster {
     /// The pods, by namespace and name.
     pub pods: BTreeMap<(String, String), Pod>,
     /// The datastore.
-    pub store: Arc<SqliteStore>,
+    pub store: Arc<dyn Backend>,
     runtime: tokio::runtime::Runtime,
     /// Milliseconds that each ADD took.
     pub add_times: Vec<f64>,
@@ -185,7 +185,7 @@ impl Cluster {
 
     /// Prepares the datastore as the first agent of a cluster would.
     pub fn initialise(&self) -> Result<(), ClusterError> {
-        Ok(self.runtime.block_on(crate::ctl::initialise::initialise(&*self.store))?)
+        Ok(self.runtime.block_on(crate::ctl::initialise::initialise(&self.store))?)
     }
 
     /// Applies manifests with the code of `calicoctl apply -f`. Returns what was written and when the last write was
@@ -207,7 +207,7 @@ impl Cluster {
     ) -> Result<(Vec<String>, Instant), ClusterError> {
         let objects = input::read_bytes(file, text.as_bytes(), &input::Options::default())
             .map_err(|errors| ClusterError::Manifest(lines(errors.iter())))?;
-        let outcomes = self.runtime.block_on(apply::perform(&*self.store, &objects, action));
+        let outcomes = self.runtime.block_on(apply::perform(&self.store, &objects, action));
         let written = Instant::now();
         let failures: Vec<String> = outcomes
             .iter()

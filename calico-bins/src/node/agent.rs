@@ -71,7 +71,7 @@ async fn run(settings: &Settings) -> Result<(), AnyError> {
     let config = DatastoreConfig::load(None)?;
     let store = calico_datastore::open(&config, Role::Agent)?;
     let backend = socket_backend(&config)?;
-    crate::ctl::initialise::initialise(&*backend).await?;
+    crate::ctl::initialise::initialise(&backend).await?;
     let addresses = startup::addresses(settings, &startup::interfaces()?)?;
     startup::register(&*store, &node, addresses, settings.as_number.as_deref(), settings.bgp()).await?;
     write_nodename(settings, &node);
