@@ -439,7 +439,7 @@ impl Node {
     }
 
     /// The plugin's part of the conflist, as a runtime hands it to the plugin.
-    fn network_configuration(&self) -> Result<String, ClusterError> {
+    pub(super) fn network_configuration(&self) -> Result<String, ClusterError> {
         let unreadable = |e: serde_json::Error| ClusterError::Unexpected(format!("conflist: {e}"));
         let list: serde_json::Value = serde_json::from_str(CONFLIST).map_err(unreadable)?;
         let mut plugin = list["plugins"][0].clone();

@@ -4,6 +4,7 @@ mod faults;
 mod ipam;
 mod policy;
 mod reach;
+mod refusals;
 
 use std::net::IpAddr;
 use std::process::ExitCode;
@@ -185,6 +186,7 @@ fn prove(cluster: &mut Cluster, report: &mut Report, options: &Up) {
     reach::prove(cluster, report);
     policy::prove(cluster, report);
     ipam::prove(cluster, report, options);
+    refusals::prove(cluster, report);
     faults::prove(cluster, report);
     measure(cluster, report);
 }
@@ -361,15 +363,9 @@ fn measure(cluster: &Cluster, report: &mut Report) {
             report.measure(format!("{name} p{p:.0} ({} calls)", times.len()), percentile(times, p), "ms");
         }
     }
-    let mut memory: Vec<f64> = cluster
-        .nodes
-        .iter()
-        .filter_map(|node| node.status().ok())
-        .filter_map(|status| resident_mib(status.pid))
-        .collect();
-    memory.sort_by(f64::total_cmp);
-    if let Some(most) = memory.last() {
-        report.measure("resident memory of an agent, most of all nodes", *most, "MiB");
+    let memory = cluster.nodes.iter().filter_map(|node| node.status().ok()).map(|status| status.resident_kib);
+    if let Some(most) = memory.max() {
+        report.measure("resident memory of an agent, most of all nodes", most as f64 / 1024.0, "MiB");
     }
     if let Ok(meta) = std::fs::metadata(sandbox::program("calico-node")) {
         report.measure(
@@ -378,11 +374,4 @@ fn measure(cluster: &Cluster, report: &mut Report) {
             "MiB",
         );
     }
-}
-
-fn resident_mib(pid: u32) -> Option<f64> {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
-    let kib: f64 = line.split_whitespace().next()?.parse().ok()?;
-    Some(kib / 1024.0)
 }

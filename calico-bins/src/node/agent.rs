@@ -117,6 +117,7 @@ async fn run(settings: &Settings) -> Result<(), AnyError> {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
             uptime_seconds: started.elapsed().as_secs(),
+            resident_kib: resident_kib(),
             datastore: sync_status.word().to_owned(),
             bgp: speaks_bgp.then(|| board.read()),
             dataplane: {
@@ -208,6 +209,12 @@ fn require_privileges() -> Result<(), AnyError> {
         ),
         _ => Ok(()),
     }
+}
+
+fn resident_kib() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    line.and_then(|text| text.split_whitespace().next()?.parse().ok()).unwrap_or_default()
 }
 
 fn socket_backend(config: &DatastoreConfig) -> Result<Arc<dyn calico_datastore::Backend>, AnyError> {

@@ -219,6 +219,8 @@ pub struct NodeStatus {
     pub pid: u32,
     /// Seconds since the agent started.
     pub uptime_seconds: u64,
+    /// Resident memory of the agent, KiB.
+    pub resident_kib: u64,
     /// `wait-for-datastore`, `resync` or `in-sync`.
     pub datastore: String,
     /// The BGP speaker; absent when it is turned off.
