@@ -292,8 +292,9 @@ fn fill(cluster: &Cluster, dir: &Path) -> Result<String, String> {
         return Err(format!("the first object does not fit: {said}"));
     }
     // The agent of a node has its datastore open all the time; so does this one.
-    let _agent = calico_datastore::SqliteStore::open(calico_datastore::SqliteOptions::new(dir.join("calico.db")))
-        .map_err(|e| e.to_string())?;
+    let _agent =
+        calico_datastore::SqliteStore::open(calico_datastore::SqliteOptions::new(dir.join("calico.db")))
+            .map_err(|e| e.to_string())?;
     std::fs::write(dir.join("ballast"), vec![0_u8; 1 << 20]).err().ok_or("the disk is not full")?;
     for n in 1..40 {
         let (taken, said) = calicoctl(&["apply", "-f", "-"], &set(n))?;
