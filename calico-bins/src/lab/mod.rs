@@ -65,12 +65,17 @@ fn up(options: &Up) -> Result<ExitCode, SandboxError> {
         return Ok(ExitCode::FAILURE);
     }
     arguments.push("--keep".to_owned());
-    // The note is written from outside: inside, process IDs are others.
+    // The note carries the user's own number, which is another in the new user namespace.
+    let note = Kept::file();
     sandbox::leave()?;
     let log = std::env::temp_dir().join(format!("calico-lab-{}.log", std::process::id()));
     let pid = sandbox::leave_running(&arguments, &log)?;
-    Kept::write(pid)?;
-    Ok(follow(pid, &log))
+    Kept::write(&note, pid)?;
+    let code = follow(pid, &log);
+    if code == ExitCode::FAILURE && !std::path::Path::new(&format!("/proc/{pid}")).exists() {
+        let _ = std::fs::remove_file(note);
+    }
+    Ok(code)
 }
 
 /// Prints what the inside reports until it is built or ends.
@@ -89,7 +94,6 @@ fn follow(pid: u32, log: &std::path::Path) -> ExitCode {
         let alive = std::path::Path::new(&format!("/proc/{pid}/stat")).exists()
             && std::fs::read_to_string(format!("/proc/{pid}/stat")).is_ok_and(|stat| !stat.contains(") Z "));
         if !alive {
-            let _ = std::fs::remove_file(Kept::file());
             break ExitCode::FAILURE;
         }
         std::thread::sleep(std::time::Duration::from_millis(50));
