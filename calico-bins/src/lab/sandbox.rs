@@ -136,12 +136,11 @@ impl Kept {
         std::env::temp_dir().join(format!("calico-lab-{}.json", rustix::process::geteuid().as_raw()))
     }
 
-    /// Notes that `pid` is process 1 of a lab.
-    pub fn write(pid: u32) -> Result<(), SandboxError> {
+    /// Notes in `file` that `pid` is process 1 of a lab.
+    pub fn write(file: &Path, pid: u32) -> Result<(), SandboxError> {
         let kept = Self { pid, started: start_time(pid).unwrap_or_default() };
         let text = serde_json::to_string(&kept).unwrap_or_default();
-        std::fs::write(Self::file(), text)
-            .map_err(io_error(format!("cannot write {}", Self::file().display())))
+        std::fs::write(file, text).map_err(io_error(format!("cannot write {}", file.display())))
     }
 
     /// The lab that was kept and still runs, if any.
