@@ -1,6 +1,6 @@
 //! The CNI plugins `calico` and `calico-ipam`.
 //!
-//! [`env`], [`conf`], [`result`] and [`error`] are the wire side of the CNI specification, versions 0.1.0 to
+//! [`mod@env`], [`conf`], [`result`] and [`error`] are the wire side of the CNI specification, versions 0.1.0 to
 //! 1.1.0; [`attach`], [`detach`] and [`ipam`] hold what the two plugins do; [`delegate`] runs another plugin.
 
 pub mod annotations;
