@@ -1,1 +1,5 @@
-//! Criterion benches of Calico in Rust, each beside a named peer or limit.
+//! Criterion benches of Calico in Rust, each beside a named peer or limit; here the clusters they run on.
+
+#![forbid(unsafe_code)]
+
+pub mod policy;

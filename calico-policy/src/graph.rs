@@ -131,7 +131,7 @@ impl Graph {
             return Changes::default();
         }
         let first = !std::mem::replace(&mut self.announced, true);
-        let config = self.settings.flush(first);
+        let config = self.settings.flush(first, &mut self.problems);
         if let Some(config) = &config {
             let value = |name: &str| config.get(name).map(String::as_str);
             let spoofing = value("WorkloadSourceSpoofing").is_some_and(|v| v.eq_ignore_ascii_case("any"));

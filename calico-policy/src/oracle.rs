@@ -4,6 +4,7 @@
 //! incremental state. It is slow and obvious, and the compiler and every dataplane are tested against it. Traces,
 //! simulations and lints are built on it, because its answers name the rule and the label that decided.
 
+mod host;
 mod labels;
 mod lint;
 mod reach;
@@ -16,6 +17,7 @@ use std::net::IpAddr;
 
 use calico_model::ResourceKey;
 
+pub use host::HostPath;
 pub use lint::{Concern, LintFinding, Severity};
 pub use reach::{Cell, Flip, Group, Matrix, Probe, Simulation};
 pub use rule::Unmet;

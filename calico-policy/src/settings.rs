@@ -3,27 +3,27 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use calico_model::{FelixConfiguration, Labels, Node, Spec};
-use calico_selector::Selector;
-use serde_json::Value as Json;
+use calico_model::config::{Source, Sources, Texts, from_resource, from_spec, selected};
+use calico_model::{FelixConfiguration, Labels, Node};
 
-type Parameters = BTreeMap<String, String>;
+use crate::problems::Problems;
+use crate::rules::BadField;
 
-/// The sources of configuration. Precedence, high to low: local parameters, `node.<node>`, selector-scoped, `default`.
+/// The sources of configuration; which one wins is the model's business.
 #[derive(Debug, Default)]
 pub(crate) struct Settings {
     node: String,
-    local: Parameters,
-    global: Parameters,
-    own: Parameters,
+    local: Texts,
+    global: Texts,
+    own: Texts,
     resources: BTreeMap<String, FelixConfiguration>,
     node_labels: Labels,
-    sent: Option<Arc<Parameters>>,
+    sent: Option<Arc<Texts>>,
     touched: bool,
 }
 
 impl Settings {
-    pub(crate) fn new(node: &str, local: Parameters) -> Self {
+    pub(crate) fn new(node: &str, local: Texts) -> Self {
         Self { node: node.to_owned(), local, ..Self::default() }
     }
 
@@ -41,8 +41,9 @@ impl Settings {
 
     /// This node, whose labels select configurations.
     pub(crate) fn set_own_node(&mut self, node: Option<&Node>) {
-        self.node_labels = node.map(|node| node.metadata.labels.clone()).unwrap_or_default();
-        self.touched = true;
+        let labels = node.map(|node| node.metadata.labels.clone()).unwrap_or_default();
+        self.touched |= labels != self.node_labels;
+        self.node_labels = labels;
     }
 
     /// A `FelixConfiguration`.
@@ -54,12 +55,21 @@ impl Settings {
         self.touched = true;
     }
 
-    /// The effective parameters, when they changed.
-    pub(crate) fn flush(&mut self, first: bool) -> Option<Arc<Parameters>> {
+    /// The effective parameters that are not at their built-in default, when they changed. Values that cannot be used
+    /// become problems.
+    pub(crate) fn flush(&mut self, first: bool, problems: &mut Problems) -> Option<Arc<Texts>> {
         if !std::mem::take(&mut self.touched) && !first {
             return None;
         }
-        let effective = Arc::new(self.effective());
+        let resolved = self.sources().resolve();
+        let rejected = resolved
+            .rejected
+            .iter()
+            .map(|rejected| BadField { field: rejected.parameter.to_owned(), reason: rejected.to_string() });
+        problems.set("FelixConfiguration", rejected.collect());
+        let mut effective = resolved.unknown;
+        effective.extend(resolved.origins.into_iter().map(|(name, (_, text))| (name.to_owned(), text)));
+        let effective = Arc::new(effective);
         if self.sent.as_ref() == Some(&effective) {
             return None;
         }
@@ -67,58 +77,57 @@ impl Settings {
         Some(effective)
     }
 
-    fn effective(&self) -> Parameters {
-        let mut out = self.global.clone();
-        let own = format!("node.{}", self.node);
-        let scoped = self.selected();
-        for resource in [self.resources.get("default"), scoped].into_iter().flatten() {
-            out.extend(parameters(resource));
-        }
-        out.extend(self.own.clone());
-        out.extend(self.resources.get(&own).map(parameters).unwrap_or_default());
-        out.extend(self.local.clone());
-        out
-    }
-
-    /// The oldest of the selector-scoped configurations that select this node.
-    fn selected(&self) -> Option<&FelixConfiguration> {
-        let scoped =
-            self.resources.iter().filter(|(name, _)| *name != "default" && !name.starts_with("node."));
-        let matching = scoped.filter(|(_, resource)| {
-            let selector = &resource.spec.node_selector;
-            !selector.is_empty() && Selector::parse(selector).is_ok_and(|s| s.matches(&self.node_labels))
-        });
-        let age = |resource: &FelixConfiguration| {
-            resource.metadata.creation_timestamp.as_ref().map(ToString::to_string).unwrap_or_default()
+    fn sources(&self) -> Sources {
+        let with_raw = |raw: &Texts, name: &str| {
+            let mut texts = raw.clone();
+            texts.extend(self.resources.get(name).map(from_resource).unwrap_or_default());
+            texts
         };
-        matching.min_by_key(|(name, resource)| (age(resource), (*name).clone())).map(|(_, resource)| resource)
+        let chosen = selected(&self.node_labels, self.resources.values());
+        Sources::new()
+            .with(Source::Environment, self.local.clone())
+            .with(Source::Node, with_raw(&self.own, &format!("node.{}", self.node)))
+            .with(Source::Selected, chosen.map(|resource| from_spec(&resource.spec)).unwrap_or_default())
+            .with(Source::Global, with_raw(&self.global, "default"))
     }
 }
 
-fn set(map: &mut Parameters, name: &str, value: Option<Arc<str>>) {
+fn set(map: &mut Texts, name: &str, value: Option<Arc<str>>) {
     match value {
         Some(value) => map.insert(name.to_owned(), value.to_string()),
         None => map.remove(name),
     };
 }
 
-fn parameters(resource: &FelixConfiguration) -> Parameters {
-    debug_assert_eq!(resource.kind, <calico_model::FelixConfigurationSpec as Spec>::KIND);
-    let Ok(Json::Object(fields)) = serde_json::to_value(&resource.spec) else { return Parameters::new() };
-    fields.into_iter().filter_map(|(name, value)| Some((upper_camel(&name), value_text(value)?))).collect()
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use calico_model::FelixConfigurationSpec;
 
-fn upper_camel(name: &str) -> String {
-    let mut chars = name.chars();
-    chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
-}
-
-fn value_text(value: Json) -> Option<String> {
-    Some(match value {
-        Json::String(text) if text.is_empty() => return None,
-        Json::String(text) => text,
-        Json::Array(list) => list.into_iter().filter_map(value_text).collect::<Vec<_>>().join(","),
-        Json::Null => return None,
-        other => other.to_string(),
-    })
+    #[test]
+    fn the_node_wins_over_the_default_and_the_environment_over_both() {
+        let mut settings = Settings::new("n", Texts::from([("LogPrefix".into(), "local".into())]));
+        let mut problems = Problems::default();
+        let resource = |prefix: &str| {
+            let spec = FelixConfigurationSpec {
+                interface_prefix: prefix.into(),
+                log_prefix: "stored".into(),
+                ..FelixConfigurationSpec::default()
+            };
+            FelixConfiguration::new("x", spec)
+        };
+        settings.set_resource("default", Some(&resource("global")));
+        settings.set_resource("node.n", Some(&resource("own")));
+        settings.set_resource("node.other", Some(&resource("other")));
+        let effective = settings.flush(false, &mut problems).unwrap();
+        assert_eq!(effective.get("InterfacePrefix").map(String::as_str), Some("own"));
+        assert_eq!(effective.get("LogPrefix").map(String::as_str), Some("local"));
+        assert_eq!(settings.flush(false, &mut problems), None);
+        settings.set_resource("node.n", None);
+        let effective = settings.flush(false, &mut problems).unwrap();
+        assert_eq!(effective.get("InterfacePrefix").map(String::as_str), Some("global"));
+        settings.set_global("VXLANPort", Some("many".into()));
+        assert_eq!(settings.flush(false, &mut problems), None, "the built-in default stays");
+        assert_eq!(problems.flush().unwrap()[0].field, "VXLANPort");
+    }
 }

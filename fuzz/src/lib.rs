@@ -9,13 +9,16 @@
 #![forbid(unsafe_code)]
 
 mod label_selector;
+mod policy;
 mod selector;
 
 pub use label_selector::label_selector;
+pub use policy::policy;
 pub use selector::selector;
 
 /// A target: takes any bytes, panics when a law is broken.
 pub type Target = fn(&[u8]);
 
 /// All targets by the name of their program and of their corpus folder, sorted.
-pub const TARGETS: &[(&str, Target)] = &[("label_selector", label_selector), ("selector", selector)];
+pub const TARGETS: &[(&str, Target)] = 
+    &[("label_selector", label_selector), ("policy", policy), ("selector", selector)];
