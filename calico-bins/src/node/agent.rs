@@ -84,6 +84,7 @@ async fn run(settings: &Settings) -> Result<(), AnyError> {
     let driver_config = DriverConfig {
         interface_prefixes: nft_config.interface_prefixes.clone(),
         ipv6: nft_config.ipv6,
+        own_bgp_routes: settings.bgp(),
         ..DriverConfig::default()
     };
     let restarting = holds_bgp_routes();

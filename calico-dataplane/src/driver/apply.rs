@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 use calico_policy::Changes;
 
 use super::policy::ApplyReport;
+use super::wireguard::WireguardUnit;
 use super::{Driver, PolicyDataplane, Progress};
+use crate::manager::TunnelManager;
 use crate::manager::endpoints::InterfaceSettings;
 use crate::manager::interfaces::Touched;
 use crate::netlink::neighbour::NeighbourTable;
@@ -51,17 +53,26 @@ impl<P: PolicyDataplane> Driver<P> {
             self.apply_policy(now, progress);
             self.gates.policy = self.standing.in_force;
             self.apply_tunnels(now, progress)?;
+            self.apply_wireguard(now, progress);
             self.apply_settings(now);
             self.apply_neighbours(now, progress)?;
             self.apply_routes(now, progress)?;
             self.forget_connections();
         }
-        progress.next =
-            [self.next_refresh, self.policy_retry, self.endpoints.next_wake(), self.routes.next_wake(now)]
-                .into_iter()
-                .flatten()
-                .min();
+        progress.next = self.next_wake(now);
         Ok(())
+    }
+
+    /// When something is to be done although nothing happens.
+    fn next_wake(&self, now: Instant) -> Option<Instant> {
+        let wireguard = self.wireguard.iter().filter_map(WireguardUnit::next_wake).min();
+        let tunnels = self.tunnels.as_ref().and_then(TunnelManager::next_wake);
+        let endpoints = self.endpoints.next_wake();
+        let routes = self.routes.next_wake(now);
+        [self.next_refresh, self.policy_retry, self.device_retry, wireguard, tunnels, endpoints, routes]
+            .into_iter()
+            .flatten()
+            .min()
     }
 
     /// Takes all notifications that are there.
@@ -86,6 +97,7 @@ impl<P: PolicyDataplane> Driver<P> {
 
     fn interfaces_touched(&mut self, touched: Touched) {
         for name in touched {
+            self.wireguard.iter_mut().for_each(|unit| unit.interface_changed(&name));
             self.endpoints.interface_changed(&name, &mut self.routes, &self.interfaces);
             self.routes.interface_changed(&name, &self.interfaces);
         }
@@ -106,6 +118,7 @@ impl<P: PolicyDataplane> Driver<P> {
         self.drift += self.routes.refresh(routes, &self.interfaces, now);
         let entries = self.netlink.neighbours(NeighbourTable::Address(Family::V4), 0)?;
         self.drift += self.endpoints.refresh_neighbours(entries, &self.interfaces);
+        self.wireguard.iter_mut().for_each(WireguardUnit::distrust);
         self.read_tunnels()
     }
 

@@ -12,7 +12,9 @@ mod policy;
 mod status;
 mod thread;
 mod tunnels;
+mod wireguard;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -29,7 +31,7 @@ use crate::manager::endpoints::PolicyStanding;
 use crate::manager::routes::{Gates, RouteStanding};
 use crate::manager::{
     Candidate, EndpointManager, EndpointStatus, Hop, Interfaces, RouteClass, RouteManager, Target,
-    TunnelConfig, TunnelManager,
+    TunnelConfig, TunnelManager, WireguardConfig,
 };
 use crate::netlink::{Conntrack, Group, Monitor, NetlinkError, RouteProtocol, Rtnetlink};
 use crate::sysctl::Sysctl;
@@ -45,10 +47,14 @@ pub struct DriverConfig {
     pub ip_forwarding: bool,
     /// Read everything again this often, in case a notification was missed (`RouteRefreshInterval`); `None` never.
     pub refresh: Option<Duration>,
+    /// Routes marked as BGP's are ours. False where another program does BGP, or nobody.
+    pub own_bgp_routes: bool,
     /// Forget the connections of addresses that pods of this node had.
     pub forget_connections: bool,
     /// Tunnels to other nodes; `None` leaves them alone.
     pub tunnels: Option<TunnelConfig>,
+    /// WireGuard, one entry per family that it is enabled for.
+    pub wireguard: Vec<WireguardConfig>,
 }
 
 impl Default for DriverConfig {
@@ -58,8 +64,10 @@ impl Default for DriverConfig {
             ipv6: true,
             ip_forwarding: true,
             refresh: Some(Duration::from_secs(90)),
+            own_bgp_routes: true,
             forget_connections: true,
             tunnels: None,
+            wireguard: Vec::new(),
         }
     }
 }
@@ -113,6 +121,8 @@ pub struct Health {
     pub kernel_error: Option<String>,
     /// The last error about a tunnel device.
     pub device_error: Option<String>,
+    /// The public WireGuard key of this node by device, as base64 text, or why there is none.
+    pub wireguard: BTreeMap<Arc<str>, Result<String, String>>,
     /// Routes, interfaces and neighbours that are not yet as they should be.
     pub unsettled: usize,
     /// Routes of ours in the kernel.
@@ -145,6 +155,7 @@ pub struct Driver<P> {
     routes: RouteManager,
     endpoints: EndpointManager,
     tunnels: Option<TunnelManager>,
+    wireguard: Vec<wireguard::WireguardUnit>,
     device_retry: Option<Instant>,
     device_error: Option<String>,
     conntrack: Option<Conntrack>,
@@ -173,11 +184,14 @@ impl<P: PolicyDataplane> Driver<P> {
         monitor.ignore_routes_of(netlink.port());
         let sysctl = Sysctl::new();
         let rp_filter = sysctl.read("net/ipv4/conf/default/rp_filter").unwrap_or_else(|_| "1".to_owned());
+        let routes = RouteManager::new();
+        let routes = if config.own_bgp_routes { routes } else { routes.without_bgp() };
         let mut driver = Self {
             interfaces: Interfaces::new(config.interface_prefixes.iter().cloned()),
             endpoints: EndpointManager::new(&rp_filter),
             next_refresh: config.refresh.map(|every| now + every),
             tunnels: config.tunnels.clone().map(TunnelManager::new),
+            wireguard: config.wireguard.iter().cloned().map(wireguard::WireguardUnit::new).collect(),
             device_retry: None,
             device_error: None,
             conntrack: None,
@@ -186,7 +200,7 @@ impl<P: PolicyDataplane> Driver<P> {
             netlink,
             monitor,
             sysctl,
-            routes: RouteManager::new(),
+            routes,
             gates: Gates::default(),
             standing: PolicyStanding::default(),
             queue: Vec::new(),
@@ -231,6 +245,9 @@ impl<P: PolicyDataplane> Driver<P> {
         }
         if let Some(tunnels) = &mut self.tunnels {
             tunnels.changes(&changes);
+        }
+        for unit in &mut self.wireguard {
+            unit.changes(&changes);
         }
         self.queue.push(changes);
     }
@@ -300,6 +317,7 @@ impl<P: PolicyDataplane> Driver<P> {
             policy_error: self.standing.error.clone(),
             kernel_error: self.kernel_error.clone(),
             device_error: self.device_error.clone(),
+            wireguard: self.wireguard.iter().filter_map(wireguard::WireguardUnit::report).collect(),
             unsettled: self.endpoints.unsettled()
                 + self.tunnels.as_ref().map_or(0, TunnelManager::unsettled)
                 + troubles.len(),

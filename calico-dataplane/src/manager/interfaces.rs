@@ -58,6 +58,8 @@ impl Interfaces {
         match event {
             Event::Link(link) => self.link(link.clone(), &mut touched),
             Event::LinkGone(link) => self.link_gone(link.index, &mut touched),
+            // Routers renew the lifetime of addresses all the time; nothing that matters changes.
+            Event::Address(address) if self.addresses.contains(address) => {}
             Event::Address(address) => {
                 // The same address with other flags replaces the old entry.
                 self.addresses.retain(|old| (old.interface, old.net) != (address.interface, address.net));
@@ -207,6 +209,8 @@ mod tests {
         assert!(state.interfaces["cali1"].addresses.is_empty());
         interfaces.apply(&Event::AddressGone(Address::new(2, "172.18.0.2/16".parse().unwrap())));
         assert_eq!(interfaces.state().interfaces["eth0"].addresses.len(), 1);
+        let again = Event::Address(Address::new(2, "172.18.0.2/24".parse().unwrap()));
+        assert!(interfaces.apply(&again).is_empty(), "nothing new");
         let touched = interfaces.refresh(
             vec![link(2, "eth0", 0x43), link(3, "cali1", 0x43)],
             vec![Address::new(3, "10.0.0.1/32".parse().unwrap())],

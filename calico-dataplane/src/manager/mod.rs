@@ -6,11 +6,14 @@
 pub mod devices;
 pub mod endpoints;
 pub mod interfaces;
+pub mod mtu;
 pub mod nexthops;
 pub mod routes;
 pub mod tunnels;
+pub mod wireguard;
 
 pub use endpoints::{EndpointManager, EndpointStatus};
 pub use interfaces::Interfaces;
 pub use routes::{Candidate, Hop, RouteClass, RouteManager, Target};
 pub use tunnels::{TunnelConfig, TunnelManager};
+pub use wireguard::{WireguardConfig, WireguardManager};

@@ -145,6 +145,8 @@ pub struct RouteManager {
     released: BTreeSet<IpAddr>,
     resolve_again: bool,
     reread: bool,
+    /// Another program does BGP on this node: its routes are not ours.
+    foreign_bgp: bool,
 }
 
 /// How long an unexpected route on a workload interface is left alone: the CNI plugin makes the route before the
@@ -164,6 +166,13 @@ impl RouteManager {
     /// Nothing wanted, nothing known.
     pub fn new() -> Self {
         Self::default()
+    }
+
+    /// Leaves routes marked as BGP's to another program.
+    #[must_use]
+    pub fn without_bgp(mut self) -> Self {
+        self.foreign_bgp = true;
+        self
     }
 
     /// `class` wants this destination; `source` tells several wishes of one class apart (an endpoint's interface).
@@ -287,7 +296,7 @@ impl RouteManager {
             return None;
         }
         match route.protocol {
-            RouteProtocol::BIRD => return Some(Owner::Bgp),
+            RouteProtocol::BIRD if !self.foreign_bgp => return Some(Owner::Bgp),
             RouteProtocol::CALICO => return Some(Owner::Agent),
             _ => {}
         }

@@ -16,6 +16,7 @@
 pub mod address;
 pub mod conntrack;
 pub mod error;
+pub mod generic;
 pub mod link;
 pub mod mac;
 pub mod monitor;
@@ -27,10 +28,12 @@ pub mod route_text;
 pub mod rule;
 pub mod socket;
 pub mod wire;
+pub mod wireguard;
 
 pub use address::Address;
 pub use conntrack::Conntrack;
 pub use error::{DecodeError, NetlinkError, Refusal};
+pub use generic::Generic;
 pub use link::{Link, LinkChange, NewKind, NewLink, Peer};
 pub use mac::MacAddr;
 pub use monitor::{Event, Group, Monitor};

@@ -456,3 +456,82 @@ fn a_driver_on_its_own_thread_reports_and_follows() {
         assert!(outputs.lock().unwrap().iter().any(|text| text == "Ready"));
     });
 }
+
+#[test]
+fn no_packet_is_lost_while_the_driver_dies_and_comes_back() {
+    isolated("driver::no_packet_is_lost_while_the_driver_dies_and_comes_back", || {
+        let mut netlink = node();
+        let (pod, _) = pod("cali1", "10.244.166.129");
+        running(&mut netlink, "cali1");
+        // Both ways are routes that the driver owns: to the pod, and a BGP route that must not flap.
+        let start = || {
+            let handle =
+                spawn(DriverConfig::default(), || Ok::<_, std::io::Error>(NoPolicy), |_| {}).unwrap();
+            handle.send(Input::Changes(Box::new(endpoint("a", "cali1", "10.244.166.129/32", None))));
+            handle
+                .send(Input::Fib(vec![via("10.244.104.0/26", "172.18.0.3"), blackhole("10.244.166.128/26")]));
+            handle.send(Input::InSync);
+            handle.send(Input::BgpConverged);
+            let status = handle.statuses().wait_until_up(&id("a"), Duration::from_secs(10));
+            assert_eq!(status, Some(EndpointStatus::Up));
+            handle
+        };
+        let first = start();
+        let echo = pod
+            .run(|| {
+                let socket = std::net::UdpSocket::bind("10.244.166.129:7777").unwrap();
+                socket.set_read_timeout(Some(Duration::from_secs(2))).unwrap();
+                socket
+            })
+            .unwrap();
+        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let echoing = std::thread::spawn({
+            let stop = stop.clone();
+            move || {
+                let mut buffer = [0; 64];
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    if let Ok((length, from)) = echo.recv_from(&mut buffer) {
+                        echo.send_to(&buffer[..length], from).unwrap();
+                    }
+                }
+            }
+        });
+        let here = NetNs::current().unwrap();
+        let probing = std::thread::spawn({
+            let stop = stop.clone();
+            move || {
+                here.enter().unwrap();
+                let socket = std::net::UdpSocket::bind("172.18.0.2:0").unwrap();
+                socket.connect("10.244.166.129:7777").unwrap();
+                socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+                let (mut sent, mut lost) = (0_u32, 0_u32);
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    sent += 1;
+                    let answered = socket.send(b"x").is_ok() && socket.recv(&mut [0; 8]).is_ok();
+                    lost += u32::from(!answered);
+                }
+                (sent, lost)
+            }
+        });
+        let mut monitor = Monitor::open(&[Group::Routes]).unwrap();
+        drop(first);
+        for _ in 0..20 {
+            drop(start());
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        let (sent, lost) = probing.join().unwrap();
+        echoing.join().unwrap();
+        assert!(sent > 20, "{sent} packets");
+        assert_eq!(lost, 0, "of {sent}");
+        let ours: Vec<Event> = monitor
+            .poll()
+            .unwrap()
+            .into_iter()
+            .filter(|event| match event {
+                Event::Route(route) | Event::RouteGone(route) => route.dst.addr().is_ipv4(),
+                _ => true,
+            })
+            .collect();
+        assert_eq!(ours, [], "twenty starts wrote nothing");
+    });
+}

@@ -132,6 +132,18 @@ fn a_refused_route_is_reported_and_tried_again() {
     assert!(routes.troubles().is_empty());
 }
 
+#[test]
+fn routes_of_another_bgp_program_are_not_ours() {
+    let (interfaces, now) = (interfaces(), Instant::now());
+    let theirs = Route::blackhole(net("10.1.0.0/26"), RouteProtocol::BIRD);
+    let mut routes = RouteManager::new().without_bgp();
+    routes.observed(theirs.clone(), &interfaces, now);
+    assert!(routes.pending(open_gates(), &interfaces, now).is_empty());
+    let mut routes = RouteManager::new();
+    routes.observed(theirs, &interfaces, now);
+    assert_eq!(routes.pending(open_gates(), &interfaces, now).len(), 1);
+}
+
 /// What may happen, over few destinations and next hops so that they collide.
 #[derive(Debug, Clone)]
 enum Op {
