@@ -63,7 +63,8 @@ fn measure(criterion: &mut Criterion) {
 fn peak() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find(|line| line.starts_with("VmHWM:"));
-    line.and_then(|line| line.split_whitespace().nth(1)).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0) / 1024
+    line.and_then(|line| line.split_whitespace().nth(1)).and_then(|kib| kib.parse::<u64>().ok()).unwrap_or(0)
+        / 1024
 }
 
 /// Time and memory of single runs. Updates are made one at a time, as a store hands them over.
@@ -104,7 +105,11 @@ fn once() {
     let updates = without_local(LABELS).collect();
     let start = Instant::now();
     let changes = remove(&mut graph, updates);
-    println!("removal of the local ones: {:?}, {} policies gone", start.elapsed(), changes.removed_policies.len());
+    println!(
+        "removal of the local ones: {:?}, {} policies gone",
+        start.elapsed(),
+        changes.removed_policies.len()
+    );
 }
 
 fn main() {

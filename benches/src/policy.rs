@@ -5,8 +5,9 @@
 use std::sync::Arc;
 
 use calico_model::{
-    Action, AnyResource, EntityRule, GlobalNetworkSet, GlobalNetworkSetSpec, NetworkPolicy, NetworkPolicySpec,
-    PolicyType, Port, Profile, ProfileSpec, Protocol, Rule, Update, Value, WorkloadEndpoint, WorkloadEndpointSpec,
+    Action, AnyResource, EntityRule, GlobalNetworkSet, GlobalNetworkSetSpec, NetworkPolicy,
+    NetworkPolicySpec, PolicyType, Port, Profile, ProfileSpec, Protocol, Rule, Update, Value,
+    WorkloadEndpoint, WorkloadEndpointSpec,
 };
 
 /// Name of the node that the graph serves.
@@ -55,7 +56,8 @@ pub fn label_policies(size: Size) -> impl Iterator<Item = Update> {
 /// and allow from one set.
 pub fn netset_policies(size: Size) -> impl Iterator<Item = Update> {
     let sets = (0..size.policies).map(|number| {
-        let nets = (0..10).map(|net| format!("172.{}.{}.{}/30", number / 4096, number / 16 % 256, number % 16 * 16 + net));
+        let nets = (0..10)
+            .map(|net| format!("172.{}.{}.{}/30", number / 4096, number / 16 % 256, number % 16 * 16 + net));
         let mut set =
             GlobalNetworkSet::new(format!("set-{number}"), GlobalNetworkSetSpec { nets: nets.collect() });
         set.metadata.labels.insert("net".into(), format!("net-{number}"));
@@ -100,7 +102,8 @@ fn endpoints(size: Size, apps: usize) -> impl Iterator<Item = Update> {
 
 /// The first endpoints are local, the others on nodes of as many endpoints each.
 fn endpoint(size: Size, number: usize, apps: usize) -> WorkloadEndpoint {
-    let node = if number < size.local { NODE.to_owned() } else { format!("node-{}", number / size.local.max(1)) };
+    let node =
+        if number < size.local { NODE.to_owned() } else { format!("node-{}", number / size.local.max(1)) };
     let namespace = number % NAMESPACES;
     let spec = WorkloadEndpointSpec {
         orchestrator: "k8s".into(),

@@ -7,7 +7,7 @@ use calico_dataplane::netlink::MacAddr;
 use calico_dataplane::netns::NetNs;
 use calico_dataplane::pod::{self, PodSpec};
 use calico_datastore::StoreError;
-use calico_model::{AnyResource, Key, Kind, Revision, Value, WorkloadEndpoint};
+use calico_model::{AnyResource, Key, Kind, Revision, Value, WorkloadEndpoint, names};
 use ipnet::IpNet;
 
 use super::annotations::{Addresses, Wishes};
@@ -46,7 +46,7 @@ pub fn add(env: &Env, conf: &NetConf) -> Result<AddResult, CniError> {
 
     let pod = read_pod(&connection, &identity, conf)?;
     let wishes = match &pod {
-        Some(pod) => Wishes::read(&pod.annotations, &pod.namespace_annotations, conf)?,
+        Some(pod) => Wishes::read(&pod.object.metadata.annotations, &pod.namespace_annotations, conf)?,
         None => Wishes::default(),
     };
     let mac = wishes.mac.as_deref().map(parse_mac).transpose()?;
@@ -73,8 +73,10 @@ pub fn add(env: &Env, conf: &NetConf) -> Result<AddResult, CniError> {
         allowed_source_prefixes: wishes.allowed_source_prefixes.clone(),
         floating_ips: wishes.floating_ips.clone(),
     };
-    let endpoint = describe(&identity, pod.as_ref(), conf, &attachment);
-    let revision = match write_endpoint(&connection, &key, endpoint, existing.map(|(_, revision)| revision)) {
+    let written = describe(&identity, pod.as_ref(), conf, &attachment).and_then(|endpoint| {
+        write_endpoint(&connection, &key, endpoint, existing.map(|(_, revision)| revision))
+    });
+    let revision = match written {
         Ok(revision) => revision,
         Err(error) => return Err(undo.after(error)),
     };
@@ -266,11 +268,8 @@ pub(super) fn open_netns(path: &str) -> Result<NetNs, CniError> {
 
 /// The first prefix of the agent's `interfacePrefix`.
 pub(super) fn interface_prefix() -> String {
-    std::env::var("FELIX_INTERFACEPREFIX")
-        .ok()
-        .and_then(|list| list.split(',').next().map(|first| first.trim().to_owned()))
-        .filter(|prefix| !prefix.is_empty())
-        .unwrap_or_else(|| "cali".to_owned())
+    let list = std::env::var("FELIX_INTERFACEPREFIX").unwrap_or_default();
+    names::interface_prefix(list.trim()).to_owned()
 }
 
 fn mtu(conf: &NetConf) -> Result<u32, CniError> {

@@ -1,12 +1,11 @@
 //! The WorkloadEndpoint of an attachment.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use calico_model::k8s::KubernetesObject;
+use calico_model::k8s::{self, KubernetesObject};
 use calico_model::{
-    IpNat, Key, KubernetesKind, ObjectMeta, Protocol, Timestamp, Value, WorkloadEndpoint,
-    WorkloadEndpointPort, WorkloadEndpointSpec,
+    IpNat, Key, KubernetesKind, Labels, ObjectMeta, Timestamp, Value, WorkloadEndpoint, WorkloadEndpointSpec,
+    names,
 };
 use ipnet::IpNet;
 
@@ -15,21 +14,13 @@ use super::error::{CniError, code};
 use super::identity::Identity;
 use super::store::{Connection, store_error};
 
-/// What is read of a pod and its namespace.
+/// A pod and what its namespace says.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Pod {
-    /// Labels.
-    pub labels: BTreeMap<String, String>,
-    /// Annotations.
-    pub annotations: BTreeMap<String, String>,
+    /// The pod.
+    pub object: k8s::types::Pod,
     /// Annotations of the namespace.
-    pub namespace_annotations: BTreeMap<String, String>,
-    /// Service account.
-    pub service_account: String,
-    /// Prefix that the pod's name was generated from.
-    pub generate_name: String,
-    /// Ports of its containers.
-    pub ports: Vec<WorkloadEndpointPort>,
+    pub namespace_annotations: Labels,
 }
 
 impl Pod {
@@ -55,28 +46,8 @@ impl Pod {
         if let Value::Kubernetes(object) = get(KubernetesKind::Pod, namespace, name)?
             && let KubernetesObject::Pod(pod) = &*object
         {
-            read.labels.clone_from(&pod.metadata.labels);
-            read.annotations.clone_from(&pod.metadata.annotations);
-            read.generate_name.clone_from(&pod.metadata.generate_name);
-            read.service_account.clone_from(&pod.spec.service_account_name);
-            for port in pod.spec.containers.iter().chain(&pod.spec.init_containers).flat_map(|c| &c.ports) {
-                let (Ok(number), Ok(host_port)) =
-                    (u16::try_from(port.container_port), u16::try_from(port.host_port))
-                else {
-                    continue;
-                };
-                if number == 0 || (port.name.is_empty() && host_port == 0) {
-                    continue;
-                }
-                let protocol = if port.protocol.is_empty() { "TCP" } else { &port.protocol };
-                read.ports.push(WorkloadEndpointPort {
-                    name: port.name.clone(),
-                    protocol: Protocol::from_any_case(protocol),
-                    port: number,
-                    host_port,
-                    host_ip: port.host_ip.clone(),
-                });
-            }
+            read.object.clone_from(pod);
+            namespace.clone_into(&mut read.object.metadata.namespace);
         }
         Ok(read)
     }
@@ -101,29 +72,22 @@ pub fn describe(
     pod: Option<&Pod>,
     conf: &NetConf,
     attachment: &Attachment,
-) -> WorkloadEndpoint {
-    let mut labels: BTreeMap<String, String> = pod
-        .map(|pod| pod.labels.clone())
-        .unwrap_or_default()
-        .into_iter()
-        // These prefixes are how labels of namespaces and service accounts are inherited; nobody may fake them.
-        .filter(|(key, _)| !key.starts_with("pcns.") && !key.starts_with("pcsa."))
-        .collect();
-    labels.insert("projectcalico.org/namespace".into(), identity.namespace.clone());
-    labels.insert("projectcalico.org/orchestrator".into(), identity.orchestrator.into());
-    let service_account = pod.map(|pod| pod.service_account.as_str()).unwrap_or_default();
-    let mut profiles = Vec::new();
-    if conf.policy.policy_type == "k8s" && identity.orchestrator == "k8s" {
-        profiles.push(format!("kns.{}", identity.namespace));
-        if !service_account.is_empty() {
-            profiles.push(format!("ksa.{}.{service_account}", identity.namespace));
-            if service_account.len() < 63 {
-                labels.insert("projectcalico.org/serviceaccount".into(), service_account.into());
-            }
+) -> Result<WorkloadEndpoint, CniError> {
+    let (mut labels, profiles, ports) = match pod {
+        Some(pod) => {
+            (k8s::pod::labels(&pod.object), k8s::pod::profiles(&pod.object), k8s::pod::ports(&pod.object))
         }
-    } else {
-        profiles.push(conf.name.clone());
-    }
+        None => {
+            let labels = [
+                ("projectcalico.org/namespace", identity.namespace.as_str()),
+                ("projectcalico.org/orchestrator", identity.orchestrator),
+            ];
+            let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned()));
+            (Labels::from(labels), vec![conf.name.clone()], Vec::new())
+        }
+    };
+    // Labels of namespaces and service accounts are inherited under these prefixes; nobody may fake them.
+    names::strip_inherited_labels(&mut labels);
     let internal = |external: &IpAddr| {
         attachment
             .addresses
@@ -131,10 +95,10 @@ pub fn describe(
             .find(|net| net.addr().is_ipv4() == external.is_ipv4())
             .map(|net| IpNat { internal_ip: net.addr().to_string(), external_ip: external.to_string() })
     };
-    WorkloadEndpoint {
+    Ok(WorkloadEndpoint {
         metadata: ObjectMeta {
-            name: identity.endpoint_name().unwrap_or_default(),
-            generate_name: pod.map(|pod| pod.generate_name.clone()).unwrap_or_default(),
+            name: identity.endpoint_name()?,
+            generate_name: pod.map(|pod| pod.object.metadata.generate_name.clone()).unwrap_or_default(),
             namespace: identity.namespace.clone(),
             uid: uuid::Uuid::new_v4().to_string(),
             creation_timestamp: Some(now()),
@@ -142,27 +106,24 @@ pub fn describe(
             ..ObjectMeta::default()
         },
         spec: WorkloadEndpointSpec {
-            orchestrator: identity.orchestrator.into(),
-            node: identity.node.clone(),
-            container_id: identity.container_id.clone(),
-            pod: identity.pod.clone(),
-            endpoint: identity.endpoint.clone(),
-            service_account_name: service_account.into(),
+            service_account_name: pod
+                .map(|pod| pod.object.spec.service_account_name.clone())
+                .unwrap_or_default(),
             ip_networks: attachment.addresses.iter().map(ToString::to_string).collect(),
             ip_nats: attachment.floating_ips.iter().filter_map(internal).collect(),
             profiles,
             interface_name: identity.host_interface.clone(),
             mac: attachment.mac.clone(),
-            ports: pod.map(|pod| pod.ports.clone()).unwrap_or_default(),
+            ports,
             allow_spoofed_source_prefixes: attachment
                 .allowed_source_prefixes
                 .iter()
                 .map(ToString::to_string)
                 .collect(),
-            ..WorkloadEndpointSpec::default()
+            ..identity.names()
         },
         ..WorkloadEndpoint::default()
-    }
+    })
 }
 
 fn now() -> Timestamp {

@@ -2,8 +2,8 @@
 
 use std::path::Path;
 
+use calico_model::{WorkloadEndpointSpec, names};
 use calico_policy::changes::WorkloadEndpointId;
-use sha1::{Digest as _, Sha1};
 
 use super::conf::NetConf;
 use super::env::Env;
@@ -60,17 +60,21 @@ impl Identity {
         }
     }
 
-    /// Name of the WorkloadEndpoint resource: segments joined by `-`, with every `-` inside a segment doubled.
-    pub fn endpoint_name(&self) -> Result<String, CniError> {
-        let workload = if self.orchestrator == "k8s" { &self.pod } else { &self.container_id };
-        let segments = [self.node.as_str(), self.orchestrator, workload, &self.endpoint];
-        if let Some(bad) = segments.iter().find(|s| s.is_empty() || s.starts_with('-') || s.ends_with('-')) {
-            return Err(CniError::generic(format!("{bad:?} cannot be part of a workload endpoint's name"))
-                .details(
-                    "node, pod, container and interface names must not be empty or begin or end with '-'",
-                ));
+    /// The part of a WorkloadEndpoint that names it.
+    pub fn names(&self) -> WorkloadEndpointSpec {
+        WorkloadEndpointSpec {
+            orchestrator: self.orchestrator.to_owned(),
+            node: self.node.clone(),
+            container_id: self.container_id.clone(),
+            pod: self.pod.clone(),
+            endpoint: self.endpoint.clone(),
+            ..WorkloadEndpointSpec::default()
         }
-        Ok(segments.map(|segment| segment.replace('-', "--")).join("-"))
+    }
+
+    /// Name of the WorkloadEndpoint resource.
+    pub fn endpoint_name(&self) -> Result<String, CniError> {
+        names::workload_endpoint_name(&self.names()).map_err(|e| CniError::generic(e.to_string()))
     }
 
     /// Identity of the endpoint in the dataplane.
@@ -97,21 +101,12 @@ impl Identity {
     }
 }
 
-/// Prefix and 11 hexadecimal digits of SHA-1 over `<namespace>.<pod>`. Further interfaces of a pod get names of
-/// their own.
+/// The name that Calico gives the host side of a pod's `eth0`. Further interfaces of a pod get names of their own.
 fn kubernetes_interface(prefix: &str, namespace: &str, pod: &str, ifname: &str) -> String {
-    let mut hash = Sha1::new();
-    hash.update(format!("{namespace}.{pod}"));
-    if ifname != "eth0" {
-        hash.update(format!(".{ifname}"));
+    if ifname == "eth0" {
+        return names::veth_name(prefix, namespace, pod);
     }
-    let digest = hash.finalize();
-    let hex: String = digest.iter().flat_map(|byte| [byte >> 4, byte & 15]).map(hex_digit).take(11).collect();
-    format!("{prefix}{hex}")
-}
-
-fn hex_digit(nibble: u8) -> char {
-    char::from_digit(u32::from(nibble), 16).unwrap_or('0')
+    names::veth_name(prefix, namespace, &format!("{pod}.{ifname}"))
 }
 
 /// The node's name: configuration, file, deprecated `hostname`, then the host's own name in lower case.
