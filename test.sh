@@ -32,7 +32,7 @@ run() {
   set -e
 }
 : >"$log"
-run cargo test --workspace --all-features --locked -- --show-output
+run cargo test --workspace --all-features --locked --no-fail-fast -- --show-output
 run cargo test --manifest-path fuzz/Cargo.toml --locked
 run cargo run --release --locked --bin calico-lab
 
