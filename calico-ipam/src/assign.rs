@@ -235,6 +235,8 @@ pub struct AutoAssign {
     /// Claims of the owner per family, once listed.
     claims: [Option<Vec<IpNet>>; 2],
     io: Io,
+    /// Only make sure that the host has a block in each family.
+    ensure: bool,
     stage: Stage,
     charge: Option<Charge>,
     done: Vec<FamilyResult>,
@@ -266,10 +268,19 @@ impl AutoAssign {
             environment: None,
             claims: [None, None],
             io: Io::default(),
+            ensure: false,
             stage: Stage::Start,
             charge: None,
             done: Vec::new(),
         }
+    }
+
+    /// An operation that takes no address and only sees to it that the host owns a block, full
+    /// or not, in each family that asks for any: a host that reserves addresses in its blocks
+    /// needs one before its first pod.
+    #[must_use]
+    pub fn ensure_block(args: AutoAssignArgs, now: u64) -> Self {
+        Self { ensure: true, ..Self::new(args, now) }
     }
 
     /// Uses an environment that is known already. It must have the labels of the host and of
@@ -384,7 +395,7 @@ impl AutoAssign {
                 continue;
             }
             let claims = self.claims.get(index(family)).cloned().flatten().unwrap_or_default();
-            let search = Search::new(&self.args, &self.owner, &environment, family, claims, self.now);
+            let search = Search::new(&self.args, &self.owner, &environment, family, claims, self.ensure);
             self.stage = Stage::Family(Box::new(search.map_err(|error| self.wrap(error))?));
             return Ok(());
         }

@@ -30,16 +30,20 @@ mod attribute;
 mod backoff;
 mod bitmap;
 mod block;
+mod check;
 mod claim;
 mod commit;
 mod convert;
 mod environment;
 mod error;
+mod explain;
 mod gc;
 mod give_up;
 mod handle;
 mod housekeeping;
 mod io;
+mod load_balancer;
+mod lookup;
 pub mod memory;
 mod order;
 mod pools;
@@ -51,7 +55,10 @@ mod reserve;
 mod search;
 mod set_config;
 pub mod sim;
+mod split;
 mod store;
+mod tunnel;
+mod utilization;
 
 pub use affinity::{Affinity, State};
 pub use assign::{
@@ -62,15 +69,22 @@ pub use attribute::{Attribute, Owner, RESERVED_HANDLE, clean_handle};
 pub use backoff::backoff;
 pub use bitmap::Bitmap;
 pub use block::{Block, BlockParts, BlockRelease, HostReservation, MAX_BLOCK_BITS, ReleaseOptions};
+pub use check::{CheckReport, Finding, check, users_of_node};
 pub use claim::{ClaimAffinity, Claimed};
 pub use environment::Environment;
 pub use error::{BlockError, IpamError, StoredError};
+pub use explain::{Explanation, OwnBlock, explain};
 pub use gc::{
     Allocation, Collector, GcConfig, GcPlan, LONGEST_OPERATION_SECONDS, NodeState, Owners, Purpose, Stock,
     Verdict,
 };
 pub use give_up::{Claims, Conditions, GiveUp, GivenUp};
 pub use handle::Handle;
+pub use load_balancer::{
+    AssignServices, LOAD_BALANCER_HOST, ServiceAction, Wish, WishError, is_managed, service_addresses,
+    service_handle, wish,
+};
+pub use lookup::LookupAddress;
 pub use order::{BlockSpace, fnv1_32, search_seed};
 pub use pools::{
     Criteria, Encapsulation, Filter, IntendedUse, Labels, Pool, Rejection, first_overlap, pool_of,
@@ -82,7 +96,10 @@ pub use repair::{Repair, Task};
 pub use reserve::Reservations;
 pub use search::DEFAULT_MAX_BLOCKS;
 pub use set_config::SetConfig;
+pub use split::{SplitError, split};
 pub use store::{
     Answer, Batch, CollapsedWrite, Config, Expect, Failure, Found, Item, Key, Operation, Outcome, Query,
     Read, Request, Revision, Scope, Step, Stored, Write,
 };
+pub use tunnel::{Holder, Tunnel, TunnelAction, TunnelState, tunnel_address};
+pub use utilization::{BlockUtilization, Counts, Fullness, PoolUtilization, exhausted, utilization};

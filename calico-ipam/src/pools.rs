@@ -161,6 +161,13 @@ impl Pool {
         IpNet::new(address, self.block_size).ok().map(|block| block.trunc())
     }
 
+    /// Whether a full block of this pool may become too large for a store: its JSON takes about
+    /// 300 bytes per address, and etcd refuses requests above 1.5 MiB. Worth a warning.
+    #[must_use]
+    pub fn has_heavy_blocks(&self) -> bool {
+        self.family().bits() - self.block_size > 8
+    }
+
     /// Whether it allows a use.
     #[must_use]
     pub fn allows(&self, intended: IntendedUse) -> bool {

@@ -11,6 +11,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 use smallvec::SmallVec;
 
+use crate::affinity::State;
 use crate::assign::{Assignment, AutoAssignArgs, FamilyResult, LimitSource, Note};
 use crate::attribute::{Attribute, Owner};
 use crate::block::{Block, HostReservation, SECOND};
@@ -76,6 +77,9 @@ enum Doing {
 pub(crate) struct Search {
     family: Family,
     wanted: usize,
+    /// Only a block is wanted, no address.
+    ensure: bool,
+    ensured: bool,
     host_reservation: HostReservation,
     pools: Vec<Arc<Pool>>,
     limit: u32,
@@ -107,7 +111,7 @@ impl Search {
         environment: &Environment,
         family: Family,
         claims: Vec<IpNet>,
-        _now: u64,
+        ensure: bool,
     ) -> Result<Self, IpamError> {
         let request = args.family(family);
         let reservation = request.reservation;
@@ -135,7 +139,9 @@ impl Search {
         let (limit, limit_source) = block_limit(args.max_blocks, environment.config.max_blocks_per_host);
         Ok(Self {
             family,
-            wanted: request.count as usize,
+            wanted: if ensure { 0 } else { request.count as usize },
+            ensure,
+            ensured: false,
             host_reservation: reservation,
             pools,
             limit,
@@ -150,7 +156,7 @@ impl Search {
             doing: Doing::Nothing,
             result: FamilyResult {
                 family,
-                requested: request.count,
+                requested: if ensure { 0 } else { request.count },
                 assigned: Vec::new(),
                 notes: Vec::new(),
             },
@@ -196,12 +202,23 @@ impl Search {
                     }
                 }
                 if applied > attempt.roles.block {
+                    if self.ensure && failure.is_some() {
+                        // The block is ours; whether the claim is confirmed shows when we look.
+                        context.io.retry(&Key::Block(attempt.cidr))?;
+                        self.forget(context, attempt.cidr);
+                        return Ok(());
+                    }
+                    self.ensured = self.ensure;
                     self.succeed(context, attempt);
                     return Ok(());
                 }
                 context.io.retry(&Key::Block(attempt.cidr))?;
                 self.forget(context, attempt.cidr);
                 if matches!(failure, Some(Failure::Unknown { index }) if index <= attempt.roles.block) {
+                    if self.ensure {
+                        // Looking again tells: the block is there and ours, or it is not.
+                        return Ok(());
+                    }
                     if context.args.handle.is_none() {
                         return Err(IpamError::OutcomeUnknown { key: Key::Block(attempt.cidr) });
                     }
@@ -233,11 +250,14 @@ impl Search {
             return Ok(Some(request));
         }
         loop {
-            if self.result.assigned.len() >= self.wanted {
+            if self.is_satisfied() {
                 return Ok(None);
             }
             if let Some(request) = self.plan_own(context)? {
                 return Ok(Some(request));
+            }
+            if self.is_satisfied() {
+                return Ok(None);
             }
             let may_claim = context.environment.config.auto_allocate_blocks && self.owned < self.limit;
             if may_claim {
@@ -253,6 +273,10 @@ impl Search {
             }
             return self.plan_borrow(context);
         }
+    }
+
+    fn is_satisfied(&self) -> bool {
+        if self.ensure { self.ensured } else { self.result.assigned.len() >= self.wanted }
     }
 
     /// Walks the owner's blocks and writes to the first with room.
@@ -281,6 +305,14 @@ impl Search {
                     self.doing = Doing::Dropping(cidr);
                     return Ok(Some(context.io.write(batch)));
                 }
+                (Seen::Here(block, _), affinity) if self.ensure => {
+                    if matches!(affinity, Seen::Here(affinity, _) if affinity.state == State::Confirmed) {
+                        self.ensured = true;
+                        return Ok(None);
+                    }
+                    let block = (**block).clone();
+                    return Ok(Some(self.claim_only(context, block)));
+                }
                 (Seen::Here(block, _), _) => {
                     let block = Arc::clone(block);
                     if let Some(request) = self.assign_from(context, &block, true)? {
@@ -298,6 +330,9 @@ impl Search {
                         continue;
                     }
                     let block = Block::new(cidr, context.owner.clone(), context.now, self.host_reservation)?;
+                    if self.ensure {
+                        return Ok(Some(self.claim_only(context, block)));
+                    }
                     if let Some(request) = self.assign_from(context, &block, true)? {
                         return Ok(Some(request));
                     }
@@ -343,6 +378,16 @@ impl Search {
         let (batch, roles) = write_block(&context.io.view, claimant, changed, handle);
         self.doing = Doing::Writing(Attempt { cidr, ordinals, sequence, roles, borrowed_from });
         Ok(Some(context.io.write(batch)))
+    }
+
+    /// Claims a block and takes nothing from it.
+    fn claim_only(&mut self, context: &mut Context<'_>, mut block: Block) -> Request {
+        let (cidr, sequence) = (block.cidr(), block.sequence());
+        block.advance();
+        let (batch, roles) = write_block(&context.io.view, Some(context.owner), block, None);
+        self.doing =
+            Doing::Writing(Attempt { cidr, ordinals: SmallVec::new(), sequence, roles, borrowed_from: None });
+        context.io.write(batch)
     }
 
     fn succeed(&mut self, context: &mut Context<'_>, attempt: Attempt) {
@@ -513,7 +558,7 @@ impl Search {
 
     /// Assigns from blocks of others, those with most room first, from the list that is there.
     fn plan_borrow(&mut self, context: &mut Context<'_>) -> Result<Option<Request>, IpamError> {
-        if context.environment.config.strict_affinity {
+        if context.environment.config.strict_affinity || self.ensure {
             self.give_reasons(context, true);
             return Ok(None);
         }
@@ -680,7 +725,7 @@ fn block_cidr(item: &Item) -> Option<IpNet> {
 }
 
 /// The number of blocks a host may own and who says so.
-fn block_limit(requested: Option<u32>, global: u32) -> (u32, LimitSource) {
+pub(crate) fn block_limit(requested: Option<u32>, global: u32) -> (u32, LimitSource) {
     match requested {
         Some(limit) if limit > 0 && (global == 0 || limit <= global) => (limit, LimitSource::Request),
         _ if global > 0 => (global, LimitSource::Configuration),

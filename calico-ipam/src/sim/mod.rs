@@ -205,6 +205,20 @@ pub fn explore(seed: u64, steps: usize, scenario: &Scenario) -> Result<Report, V
     Ok(report)
 }
 
+/// Plays a schedule chosen by the caller, one request or event per number; for fuzzing.
+///
+/// # Errors
+/// The first broken invariant.
+pub fn replay(schedule: &[u64], scenario: &Scenario) -> Result<Report, Violation> {
+    match play(schedule, scenario, true) {
+        Ok(world) => Ok(world.report),
+        Err(broken) => {
+            let Broken { invariant, detail, step, trace } = broken;
+            Err(Violation { invariant, detail, seed: 0, step, trace })
+        }
+    }
+}
+
 /// A violation within one schedule.
 #[derive(Debug, Clone)]
 pub(crate) struct Broken {
