@@ -128,33 +128,31 @@ pub(crate) fn release_claim(view: &View, owner: &Owner, cidr: IpNet) -> Option<B
     let mut batch = Batch::default();
     let affinity = view.affinity(owner, cidr);
     let key = Key::Affinity(owner.clone(), cidr);
-    let mut last = None;
-    if let Seen::Here(_, revision) = affinity {
-        let leaving = Some(Stored::Affinity(Affinity::new(State::PendingDeletion)));
-        last = Some(batch.push(key.clone(), leaving, Expect::Revision(revision)));
+    match view.block(cidr) {
+        Seen::Here(block, revision) if block.is_owned_by(owner) => {
+            // The claim is marked even if it was not seen: an owner's block has one, so what we
+            // saw may be old, and then this write fails instead of pulling the block away from
+            // under a confirmed claim.
+            let leaving = Some(Stored::Affinity(Affinity::new(State::PendingDeletion)));
+            let marked = batch.push(key.clone(), leaving, as_seen(&affinity));
+            let value = if block.is_empty() {
+                None
+            } else {
+                let mut orphan = (**block).clone();
+                orphan.disown();
+                orphan.advance();
+                Some(Stored::Block(Arc::new(orphan)))
+            };
+            batch.push(Key::Block(cidr), value, Expect::Revision(revision));
+            batch.push(key, None, Expect::Earlier(marked));
+        }
+        _ => {
+            // The claim is stale: nothing to protect, one compare-and-delete is enough.
+            let Seen::Here(_, revision) = affinity else { return None };
+            batch.push(key, None, Expect::Revision(revision));
+        }
     }
-    if let Seen::Here(block, revision) = view.block(cidr)
-        && block.is_owned_by(owner)
-    {
-        let value = if block.is_empty() {
-            None
-        } else {
-            let mut orphan = (**block).clone();
-            orphan.disown();
-            orphan.advance();
-            Some(Stored::Block(Arc::new(orphan)))
-        };
-        batch.push(Key::Block(cidr), value, Expect::Revision(revision));
-    } else if last.is_some() {
-        // The claim is stale: nothing to protect, one compare-and-delete is enough.
-        let stale = batch.writes.pop()?;
-        batch.push(key, None, stale.expect);
-        return Some(batch);
-    }
-    if let Some(pending) = last {
-        batch.push(key, None, Expect::Earlier(pending));
-    }
-    (!batch.writes.is_empty()).then_some(batch)
+    Some(batch)
 }
 
 #[cfg(test)]
@@ -252,5 +250,10 @@ mod tests {
         });
         assert_eq!(text(&release_claim(&view, &mine, cidr).unwrap()), ["claim delete if Revision(r7)"]);
         assert_eq!(release_claim(&view, &Owner::host("n3"), cidr), None);
+        // A claim that was not seen is marked all the same; if it exists, that write fails.
+        assert_eq!(
+            text(&release_claim(&view, &theirs, cidr).unwrap()),
+            ["claim pendingDeletion if Absent", "block delete if Revision(r8)", "claim delete if Earlier(0)"]
+        );
     }
 }

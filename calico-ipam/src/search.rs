@@ -529,9 +529,11 @@ impl Search {
                 }
                 _ => None,
             })?;
-            if !context.io.view.knows(&Key::Block(cidr)) {
+            let claim = owner.clone().map(|owner| Key::Affinity(owner, cidr));
+            let known = claim.iter().chain([&Key::Block(cidr)]).all(|key| context.io.view.knows(key));
+            if !known {
                 let mut keys = vec![Key::Block(cidr), Key::Affinity(context.owner.clone(), cidr)];
-                keys.extend(owner.map(|owner| Key::Affinity(owner, cidr)));
+                keys.extend(claim);
                 self.doing = Doing::Looking;
                 return Some(context.io.read(keys.into_iter().map(Query::Get).collect()));
             }
