@@ -8,10 +8,12 @@
 
 #![forbid(unsafe_code)]
 
+mod ipam;
 mod label_selector;
 mod policy;
 mod selector;
 
+pub use ipam::{ipam_ops, ipam_stored};
 pub use label_selector::label_selector;
 pub use policy::policy;
 pub use selector::selector;
@@ -20,5 +22,10 @@ pub use selector::selector;
 pub type Target = fn(&[u8]);
 
 /// All targets by the name of their program and of their corpus folder, sorted.
-pub const TARGETS: &[(&str, Target)] = 
-    &[("label_selector", label_selector), ("policy", policy), ("selector", selector)];
+pub const TARGETS: &[(&str, Target)] = &[
+    ("ipam_ops", ipam_ops),
+    ("ipam_stored", ipam_stored),
+    ("label_selector", label_selector),
+    ("policy", policy),
+    ("selector", selector),
+];
