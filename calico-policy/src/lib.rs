@@ -2,6 +2,18 @@
 //! evaluator.
 //!
 //! Datastore updates go in, [`Changes`] come out; nothing here touches a socket, a file or a clock.
+//!
+//! | to | use |
+//! |---|---|
+//! | drive a dataplane | [`Graph`]: `apply`, `in_sync`, `flush` |
+//! | render or interpret rules | [`ir`], [`changes`], [`Mirror`] |
+//! | ask what resources mean, without a dataplane | [`oracle::World`]: `evaluate`, `trace`, `why_denied` |
+//! | see who reaches whom, try a change, review policies | [`oracle::World`]: `matrix`, `simulate`, `lint` |
+//! | police host interfaces | [`interfaces`], [`failsafe`] |
+//! | test another dataplane against this one | [`scenario`] with [`oracle`] or [`Mirror`] |
+//!
+//! What cannot be enforced as written is enforced in a form that permits no more than it could have meant, and is
+//! listed in [`Changes::problems`].
 
 #![forbid(unsafe_code)]
 
