@@ -8,11 +8,13 @@
 
 #![forbid(unsafe_code)]
 
+mod datastore;
 mod ipam;
 mod label_selector;
 mod policy;
 mod selector;
 
+pub use datastore::{datastore_value, fanout_frame, manifest};
 pub use ipam::{ipam_ops, ipam_stored};
 pub use label_selector::label_selector;
 pub use policy::policy;
@@ -23,9 +25,12 @@ pub type Target = fn(&[u8]);
 
 /// All targets by the name of their program and of their corpus folder, sorted.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("datastore_value", datastore_value),
+    ("fanout_frame", fanout_frame),
     ("ipam_ops", ipam_ops),
     ("ipam_stored", ipam_stored),
     ("label_selector", label_selector),
+    ("manifest", manifest),
     ("policy", policy),
     ("selector", selector),
 ];
