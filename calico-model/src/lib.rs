@@ -5,6 +5,7 @@
 mod any;
 mod asn;
 pub mod config;
+pub mod crd;
 pub mod decode;
 pub mod defaults;
 mod dscp;

@@ -7,8 +7,8 @@ use serde::de::DeserializeOwned;
 use serde_json::Value as Json;
 
 use crate::AnyResource;
-use crate::decode::Mode;
-use crate::error::{FieldError, ModelError};
+use crate::decode::{self, Mode};
+use crate::error::ModelError;
 use crate::k8s::KubernetesObject;
 use crate::key::Key;
 use crate::resource::ipam::{AllocationBlock, BlockAffinityValue, IpamConfig, IpamHandle};
@@ -151,12 +151,7 @@ impl From<AnyResource> for Value {
 }
 
 fn plain<T: DeserializeOwned>(key: &Key, bytes: &[u8]) -> Result<T, ModelError> {
-    serde_json::from_slice(bytes).map_err(|e| match e.classify() {
-        serde_json::error::Category::Data => {
-            ModelError::Fields { what: key.path(), problems: vec![FieldError::new("", e.to_string())] }
-        }
-        _ => ModelError::syntax(&e),
-    })
+    decode::from_slice(bytes, &key.path(), Mode::Lenient).map(|(value, _)| value)
 }
 
 fn raw(key: &Key, bytes: &[u8], expected: &'static str) -> ModelError {
@@ -199,6 +194,17 @@ mod tests {
         assert_eq!((set.metadata.name.as_str(), set.metadata.namespace.as_str()), ("partners", "prod"));
         assert_eq!(set.spec.nets, ["10.0.0.0/8"]);
         assert_eq!(Value::from_json(&key, &value.to_json()), Ok(value));
+    }
+
+    #[test]
+    fn a_block_from_a_newer_writer_is_read() {
+        let key = Key::block("10.0.0.0/30".parse().unwrap());
+        let text =
+            br#"{"cidr":"10.0.0.0/30","affinity":null,"attributes":[{"handle_id":"h","new":1}],"newer":{},
+            "sequenceNumber":18446744073709551615,"sequenceNumberForAllocation":{"0":18446744073709551615}}"#;
+        let Ok(Value::Block(block)) = Value::from_json(&key, text) else { panic!() };
+        assert_eq!(block.attributes[0].handle_id.as_deref(), Some("h"));
+        assert_eq!((block.sequence_number, block.sequence_number_for_allocation[&0]), (u64::MAX, u64::MAX));
     }
 
     #[test]

@@ -436,17 +436,17 @@ object! {
         /// ICMP; default 5 s.
         icmp_timeout: String = "icmpTimeout",
     }
+}
 
+object! {
     /// A time after which a component that shows no sign of life counts as dead.
-    pub struct HealthTimeoutOverride {
+    pub struct HealthTimeoutOverride always {
         /// Name of the component.
         name: String = "name",
         /// The time.
         timeout: GoDuration = "timeout",
     }
-}
 
-object! {
     /// An inclusive range of kernel routing tables.
     pub struct RouteTableIdRange always {
         /// First table, from 1.

@@ -83,7 +83,7 @@ impl AllocationBlock {
 
 /// Handle and owner of one or more allocations.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct AllocationAttribute {
     /// Handle through which the allocation can be found.
     #[serde(skip_serializing_if = "Option::is_none")]

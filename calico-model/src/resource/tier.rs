@@ -42,13 +42,13 @@ object! {
 
 object! {
     /// A condition of an object (Kubernetes `metav1.Condition`).
-    pub struct Condition {
+    pub struct Condition always {
         /// What the condition is about, for example `Ready`.
         condition_type: String = "type",
         /// Whether it holds.
         status: ConditionStatus = "status",
         /// Generation of the spec it was computed from.
-        observed_generation: i64 = "observedGeneration",
+        observed_generation: Option<i64> = "observedGeneration",
         /// When the status changed last.
         last_transition_time: Option<Timestamp> = "lastTransitionTime",
         /// One word saying why.
