@@ -94,7 +94,7 @@ fn unknown_fields_survive_where_they_were() {
         "kind": "IPPool",
         "metadata": {"name": "a", "creationTimestamp": null, "new": true},
         "spec": {"cidr": "10.0.0.0/16", "future": {"x": [1, 2]}, "allowedUses": ["Workload", "Teleport"]},
-        "status": {"conditions": [{"type": "Allocatable", "status": "True", "extra": 1}]},
+        "status": {"conditions": [{"type": "Allocatable", "status": "True", "reason": "OK", "message": "", "extra": 1}]},
         "top": "level"
     });
     let mut pool = IPPool::from_tree(text.clone(), Mode::Lenient).unwrap();
