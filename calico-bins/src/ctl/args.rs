@@ -1,5 +1,6 @@
 //! The command line.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
@@ -86,6 +87,52 @@ pub enum Command {
         #[command(flatten)]
         files: Files,
     },
+    /// Change a part of one object.
+    Patch {
+        /// Kind, such as ippool or node.
+        kind: String,
+        /// Name.
+        name: String,
+        /// The fields to change, in JSON or YAML; `null` removes a field, lists are replaced whole.
+        #[arg(short, long, value_name = "TEXT")]
+        patch: String,
+        /// How to merge; both words mean the same for Calico objects.
+        #[arg(short = 't', long = "type", default_value = "strategic", value_parser = ["strategic", "merge"])]
+        kind_of_patch: String,
+        /// Namespace.
+        #[arg(short, long, value_name = "NAMESPACE")]
+        namespace: Option<String>,
+    },
+    /// Set or remove a label of one object.
+    Label {
+        /// Kind, such as node or pod.
+        kind: String,
+        /// Name.
+        name: String,
+        /// `key=value`, or with --remove the key.
+        label: String,
+        /// Also when the label has another value.
+        #[arg(long)]
+        overwrite: bool,
+        /// Take the label away.
+        #[arg(long, conflicts_with = "overwrite")]
+        remove: bool,
+        /// Namespace.
+        #[arg(short, long, value_name = "NAMESPACE")]
+        namespace: Option<String>,
+    },
+    /// Show and correct the assignment of addresses.
+    Ipam {
+        /// What to do.
+        #[command(subcommand)]
+        command: IpamCommand,
+    },
+    /// Lock and move the datastore.
+    Datastore {
+        /// What to do.
+        #[command(subcommand)]
+        command: DatastoreCommand,
+    },
     /// Ask this node.
     Node {
         /// What to ask.
@@ -102,6 +149,75 @@ pub enum Command {
         /// Only that of this program.
         #[arg(long)]
         client: bool,
+    },
+}
+
+/// The commands about addresses.
+#[derive(Debug, Subcommand)]
+pub enum IpamCommand {
+    /// Show how many addresses are in use, or who has one.
+    Show {
+        /// Who has this address.
+        #[arg(long, value_name = "ADDRESS")]
+        ip: Option<IpAddr>,
+        /// With a line for each block.
+        #[arg(long)]
+        show_blocks: bool,
+        /// Addresses that nodes use from the blocks of others.
+        #[arg(long)]
+        show_borrowed: bool,
+        /// The settings.
+        #[arg(long)]
+        show_configuration: bool,
+    },
+    /// Give an address back that nobody uses.
+    Release {
+        /// The address.
+        #[arg(long, value_name = "ADDRESS")]
+        ip: IpAddr,
+    },
+    /// Change the settings.
+    Configure {
+        /// Nodes take addresses from their own blocks only.
+        #[arg(long, value_name = "BOOL")]
+        strictaffinity: Option<bool>,
+        /// Most blocks per node; 0 is the built-in limit.
+        #[arg(long, value_name = "NUMBER")]
+        max_blocks_per_host: Option<u32>,
+        /// Whether KubeVirt machines keep their addresses: Enabled or Disabled.
+        #[arg(long, value_name = "SWITCH", value_parser = ["Enabled", "Disabled"])]
+        kubevirt_ip_persistence: Option<String>,
+        /// Seconds during which a released address is not assigned again.
+        #[arg(long, value_name = "SECONDS")]
+        ip_cooldown_seconds: Option<u32>,
+    },
+}
+
+/// The commands about the datastore as a whole.
+#[derive(Debug, Subcommand)]
+pub enum DatastoreCommand {
+    /// Move all content to another datastore.
+    Migrate {
+        /// The step.
+        #[command(subcommand)]
+        command: MigrateCommand,
+    },
+}
+
+/// The steps of a migration.
+#[derive(Debug, Subcommand)]
+pub enum MigrateCommand {
+    /// Make all programs wait.
+    Lock,
+    /// Let all programs go on.
+    Unlock,
+    /// Write all content to standard output.
+    Export,
+    /// Read what `export` wrote into an empty datastore.
+    Import {
+        /// File; `-` is standard input.
+        #[arg(short, long = "filename", value_name = "FILE")]
+        filename: String,
     },
 }
 

@@ -8,13 +8,16 @@ pub mod apply;
 pub mod args;
 pub mod check;
 pub mod columns;
+pub mod edit;
 pub mod get;
 pub mod initialise;
 pub mod input;
+pub mod ipam;
 pub mod locate;
 pub mod node;
 pub mod object;
 mod run;
+mod run_ipam;
 pub mod table;
 
 pub use run::{Streams, run};

@@ -5,16 +5,17 @@ use std::io::Write;
 use std::sync::Arc;
 
 use calico_datastore::config::DatastoreConfig;
-use calico_datastore::{Backend, Role, StoreError, yaml};
+use calico_datastore::{Backend, Role, StoreError, migrate, yaml};
 use clap::CommandFactory as _;
 use serde_json::Value as Json;
 
-use super::apply::{self, Action, Done, Outcome, WriteError};
-use super::args::{Cli, Command, Files, NodeCommand, Target};
+use super::apply::{self, Action, Done, Outcome, WriteError, client};
+use super::args::{Cli, Command, DatastoreCommand, Files, MigrateCommand, NodeCommand, Target};
+use super::edit::{self, LabelChange, Labelled};
 use super::get::{self, Content, Format, Found};
 use super::input::{self, InputError};
-use super::node;
 use super::object::{Object, ObjectId, ObjectKind, text_at};
+use super::{node, run_ipam};
 use crate::node::protocol::{SOCKET_VARIABLE, socket_path};
 
 /// Where text goes: data and success to `out`, errors to `err`.
@@ -26,7 +27,7 @@ pub struct Streams<'a> {
 }
 
 /// The command failed; the text for people.
-struct Failed(String);
+pub(super) struct Failed(pub(super) String);
 
 impl From<StoreError> for Failed {
     fn from(error: StoreError) -> Self {
@@ -68,6 +69,23 @@ fn command(cli: &Cli, streams: &mut Streams<'_>) -> Result<u8, Failed> {
             let kinds: Vec<ObjectKind> = objects.iter().map(|object| object.id.kind).collect();
             summary("validate", "validated", &kinds, &outcomes, streams)
         }
+        Command::Patch { kind, name, patch, kind_of_patch: _, namespace } => {
+            let id = one_id(kind, name, namespace.as_deref())?;
+            let store = connect(cli)?;
+            match block_on(edit::patch(&store, &id, patch))? {
+                Ok(_) => writeln!(streams.out, "Successfully patched 1 '{}' resource", id.kind.name())?,
+                Err(error) => return Err(Failed(format!("hit error: {error}"))),
+            }
+            Ok(0)
+        }
+        Command::Label { kind, name, label, overwrite, remove, namespace } => {
+            let id = one_id(kind, name, namespace.as_deref())?;
+            set_label(cli, &id, label, *overwrite, *remove, streams)
+        }
+        Command::Ipam { command } => run_ipam::run(&connect(cli)?, command, streams),
+        Command::Datastore { command: DatastoreCommand::Migrate { command } } => {
+            migrate(&connect(cli)?, command, streams)
+        }
         Command::Node { command: NodeCommand::Status { socket, output } } => {
             node_status(socket.as_deref(), output, streams)
         }
@@ -80,7 +98,7 @@ fn command(cli: &Cli, streams: &mut Streams<'_>) -> Result<u8, Failed> {
 }
 
 /// Runs asynchronous work on this thread.
-fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Failed> {
+pub(super) fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Failed> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -94,6 +112,76 @@ fn connect(cli: &Cli) -> Result<Arc<dyn Backend>, Failed> {
         None => DatastoreConfig::load(cli.config.as_deref())?,
     };
     Ok(calico_datastore::open_backend(&config, Role::Tool)?)
+}
+
+fn one_id(kind: &str, name: &str, namespace: Option<&str>) -> Result<ObjectId, Failed> {
+    let kind = kind_of(kind)?;
+    let namespace = match namespace {
+        _ if name.is_empty() => return Err(Failed("resource name may not be empty".into())),
+        Some(_) if !kind.is_namespaced() => return Err(Failed(format!("{} is not namespaced", kind.name()))),
+        Some(namespace) => namespace,
+        None if kind.is_namespaced() => "default",
+        None => "",
+    };
+    Ok(ObjectId { kind, namespace: namespace.into(), name: name.into() })
+}
+
+fn set_label(
+    cli: &Cli,
+    id: &ObjectId,
+    text: &str,
+    overwrite: bool,
+    remove: bool,
+    streams: &mut Streams<'_>,
+) -> Result<u8, Failed> {
+    let (label, change) = match text.split_once('=') {
+        None if remove => (text, LabelChange::Remove),
+        Some((label, _)) if remove => (label, LabelChange::Remove),
+        Some((label, value)) => (label, LabelChange::Set { value, overwrite }),
+        None => return Err(Failed(format!("invalid label {text}; write key=value"))),
+    };
+    let store = connect(cli)?;
+    let labelled = block_on(edit::label(&store, id, label, change))?.map_err(|e| Failed(e.to_string()))?;
+    let (verb, word) = match labelled {
+        Labelled::Set => ("set", "on"),
+        Labelled::Updated => ("updated", "on"),
+        Labelled::Removed => ("removed", "from"),
+    };
+    writeln!(streams.out, "Successfully {verb} label {label} {word} {} {}", id.kind.name(), id.name)?;
+    Ok(0)
+}
+
+fn migrate(
+    store: &Arc<dyn Backend>,
+    command: &MigrateCommand,
+    streams: &mut Streams<'_>,
+) -> Result<u8, Failed> {
+    match command {
+        MigrateCommand::Lock => {
+            block_on(migrate::lock(&client(store)))??;
+            writeln!(streams.out, "Datastore locked.")?;
+        }
+        MigrateCommand::Unlock => {
+            block_on(migrate::unlock(&client(store)))??;
+            writeln!(streams.out, "Datastore unlocked.")?;
+        }
+        MigrateCommand::Export => {
+            let mut text = Vec::new();
+            block_on(migrate::export(store, &mut text))??;
+            streams.out.write_all(&text)?;
+        }
+        MigrateCommand::Import { filename } => {
+            let unreadable = |error: std::io::Error| Failed(format!("{filename}: {error}"));
+            let text = if filename == "-" {
+                std::io::read_to_string(std::io::stdin()).map_err(unreadable)?
+            } else {
+                std::fs::read_to_string(filename).map_err(unreadable)?
+            };
+            let done = block_on(migrate::import(store, text.as_bytes(), migrate::Target::MustBeEmpty))??;
+            writeln!(streams.out, "Datastore information successfully imported: {} entries.", done.written)?;
+        }
+    }
+    Ok(0)
 }
 
 fn options(files: &Files) -> input::Options {
