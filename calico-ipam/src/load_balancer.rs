@@ -67,8 +67,9 @@ pub enum Wish {
 #[must_use]
 pub fn service_handle(name: &str, namespace: &str, uid: &str) -> String {
     let text = format!("{name}-{namespace}-{uid}").to_lowercase();
-    let text: String = text.chars().filter(|char| !matches!(char, '-' | '_' | '.')).collect();
-    format!("lb-{}", URL_SAFE_NO_PAD.encode(Sha256::digest(text.as_bytes())))
+    let hash = URL_SAFE_NO_PAD.encode(Sha256::digest(text.as_bytes()));
+    // A Kubernetes name must not end in one of these; the reference leaves them out wherever they stand.
+    format!("lb-{}", hash.replace(['-', '_', '.'], ""))
 }
 
 /// Whether a service gets its addresses from us.
