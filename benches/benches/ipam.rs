@@ -12,7 +12,7 @@ use calico_ipam::{
     HostReservation, Item, Key, Operation, Outcome, Owner, Pool, Ranges, Reservations, Revision, State, Step,
     Stored,
 };
-use criterion::{Criterion, criterion_group, criterion_main};
+use criterion::Criterion;
 use ipnet::IpNet;
 
 const NOW: u64 = 1_700_000_000_000_000_000;
@@ -118,5 +118,10 @@ fn free_block(c: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, auto_assign, block_operations, free_block);
-criterion_main!(benches);
+fn main() {
+    let mut criterion = Criterion::default().configure_from_args();
+    auto_assign(&mut criterion);
+    block_operations(&mut criterion);
+    free_block(&mut criterion);
+    criterion.final_summary();
+}
