@@ -81,6 +81,7 @@ pub struct SyncerStats {
     updates: AtomicU64,
     objects: AtomicU64,
     last_heard_ms: AtomicU64,
+    listed: AtomicU64,
 }
 
 impl SyncerStats {
@@ -112,6 +113,12 @@ impl SyncerStats {
     /// Unix milliseconds of the last answer or event of the store; 0 before the first.
     pub fn last_heard_unix_ms(&self) -> u64 {
         self.last_heard_ms.load(Ordering::Relaxed)
+    }
+
+    /// Revision of the last complete list, 0 when the store has no numbers. Set when everything up to it has been
+    /// handed over, before the status that says so.
+    pub fn listed(&self) -> u64 {
+        self.listed.load(Ordering::Acquire)
     }
 
     fn heard(&self) {
@@ -291,6 +298,7 @@ impl Task {
             }
         }
         self.send_updates(&mut pending).await?;
+        self.stats.listed.store(list.revision.as_str().parse().unwrap_or(0), Ordering::Release);
         self.set_status(SyncStatus::InSync).await?;
         Ok(list.revision)
     }

@@ -219,6 +219,28 @@ async fn another_server_takes_over() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_starts_later_is_believed() {
+    let (_, store) = stores();
+    for n in 0..10 {
+        put(&*store, n, "a").await;
+    }
+    let later = tokio::net::TcpListener::bind(local()).await.unwrap().local_addr().unwrap();
+    let first = FanoutServer::start(store.clone(), local(), server_options()).await.unwrap();
+    let mut client = Picture::new(client_options(&[first.address(), later]));
+    client.equals(&*store).await;
+    // The newest revision the client has seen is that of a deletion, which the other server never sees.
+    store.delete(key(3), None).await.unwrap();
+    client.equals(&*store).await;
+    first.shutdown(Duration::from_secs(5)).await;
+    drop(first);
+    let second = FanoutServer::start(store.clone(), later, server_options()).await.unwrap();
+    put(&*store, 4, "b").await;
+    store.delete(key(5), None).await.unwrap();
+    client.equals(&*store).await;
+    assert_eq!(second.stats().active(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_lags_is_not_believed() {
     // The stale server reads a copy of the store that stays behind.
     let (_, fresh) = stores();

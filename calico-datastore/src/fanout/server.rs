@@ -33,11 +33,13 @@ pub struct View {
 }
 
 impl View {
-    /// The four views of Calico: `felix`, `bgp`, `tunnel-ip-allocation`, `node-status`.
+    /// The four views of Calico, `felix`, `bgp`, `tunnel-ip-allocation` and `node-status`, and `node`, which is
+    /// everything that one agent of ours reads.
     pub fn calico() -> Vec<Self> {
         [
             ("felix", felix_view()),
             ("bgp", bgp_view(None)),
+            ("node", felix_view().and(bgp_view(None))),
             ("tunnel-ip-allocation", tunnel_view(None)),
             ("node-status", node_status_view()),
         ]
@@ -250,7 +252,7 @@ impl FanoutServer {
     }
 
     /// Stops listening, tells every client where to go instead, and waits until all have gone or the time is over.
-    pub async fn shutdown(self, limit: Duration) {
+    pub async fn shutdown(&self, limit: Duration) {
         self.accepting.abort();
         self.hub.leaving.send_replace(true);
         let deadline = Instant::now() + limit;
@@ -402,7 +404,12 @@ impl Hub {
         let task = tokio::spawn(async move {
             while let Some(event) = syncer.next().await {
                 match event {
-                    SyncEvent::Status(status) => cache.set_status(status),
+                    SyncEvent::Status(status) => {
+                        if status == SyncStatus::InSync {
+                            cache.reached(syncer.stats().listed());
+                        }
+                        cache.set_status(status);
+                    }
                     SyncEvent::Updates(updates) => {
                         cache.apply(&updates);
                         stats.updates.fetch_add(u64::try_from(updates.len()).unwrap_or(0), Ordering::Relaxed);

@@ -105,15 +105,13 @@ impl Snapshot {
             return Some(frame::encode_kv(&kv));
         };
         kv.value = stored_form(value);
-        if present.is_some_and(|entry| *entry.value == *kv.value) {
-            return None;
-        }
-        let new = present.is_none();
+        let (new, same) = (present.is_none(), present.is_some_and(|entry| *entry.value == *kv.value));
         let encoded = frame::encode_kv(&kv);
         let entry = Entry { value: kv.value.into(), encoded: encoded.clone() };
+        // The newer revision is kept in any case: a client that comes from another server may know it.
         self.shard_mut(shard_index)?.entries.insert(path.into(), entry);
         self.count += usize::from(new);
-        Some(encoded)
+        (!same).then_some(encoded)
     }
 
     fn shard_mut(&mut self, index: usize) -> Option<&mut Shard> {
@@ -292,7 +290,22 @@ impl Cache {
         }
         if !elements.is_empty() {
             self.publish(frame::batch(elements.iter()), self.tail.status);
+        } else {
+            // Nothing to tell, but revisions may have moved.
+            self.offer();
         }
+    }
+
+    /// The snapshot contains everything up to this revision, although no object may carry it: what was deleted
+    /// before the store was read left no trace.
+    pub(crate) fn reached(&mut self, revision: u64) {
+        self.snapshot.revision = self.snapshot.revision.max(revision);
+        self.offer();
+    }
+
+    /// Lets new readers have the present snapshot at the present breadcrumb.
+    fn offer(&self) {
+        *lock(&self.shared.latest) = (Arc::clone(&self.tail), self.snapshot.clone());
     }
 
     /// Publishes a change of status.
@@ -315,7 +328,7 @@ impl Cache {
         // First the link, then the newest, then the bell: whoever wakes finds everything in place.
         let _ = self.tail.next.set(Arc::clone(&crumb));
         self.tail = Arc::clone(&crumb);
-        *lock(&self.shared.latest) = (Arc::clone(&crumb), self.snapshot.clone());
+        self.offer();
         let mut history = lock(&self.shared.history);
         history.push_back(Arc::clone(&crumb));
         while history.len() > HISTORY
@@ -390,6 +403,10 @@ mod tests {
         let before = cache.shared().tail().seq;
         cache.apply(&[update(1, "a", 2)]);
         assert_eq!((cache.shared().tail().seq, cache.skipped), (before, 1));
+        // New readers learn the newer revision all the same.
+        assert_eq!(cache.shared().latest().1.revision(), 2);
+        cache.reached(9);
+        assert_eq!(cache.shared().latest().1.revision(), 9);
     }
 
     #[test]
