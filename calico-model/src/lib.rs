@@ -1,4 +1,31 @@
 //! Calico's resource model: kinds, defaults, validation, datastore keys and Kubernetes conversions.
+//!
+//! Everything that reads or writes Calico objects can start here, alone: no I/O, no clock, no threads.
+//!
+//! ```
+//! use calico_model::{AnyResource, Key, Kind, decode::Mode, defaults, validate};
+//!
+//! let tree = serde_json::json!({
+//!     "apiVersion": "projectcalico.org/v3", "kind": "IPPool", "metadata": {"name": "blue"},
+//!     "spec": {"cidr": "10.1.0.7/16", "ipipMode": "Always", "vxlanMode": "Always"}
+//! });
+//! let mut pool = AnyResource::read(tree, Mode::Strict)?;
+//! defaults::apply(&mut pool);
+//! let problems: Vec<String> = validate::problems(&pool).iter().map(|p| p.path.clone()).collect();
+//! assert_eq!(problems, ["spec.ipipMode", "spec.cidr"]);
+//! assert_eq!(pool.key(), Key::resource(Kind::IPPool, "", "blue"));
+//! # Ok::<(), calico_model::ModelError>(())
+//! ```
+//!
+//! | to | use |
+//! |---|---|
+//! | read and write objects, nothing lost | [`AnyResource`], [`Resource`], [`decode`] |
+//! | name an object in any store, and its value there | [`Key`], [`Value`], [`Update`] |
+//! | fill in defaults, find every mistake | [`defaults`], [`validate`] |
+//! | order tiers and policies, compute names | [`order`], [`names`] |
+//! | take over Kubernetes objects, store as custom resources | [`k8s`] |
+//! | decide the configuration of an agent | [`config`] |
+//! | print custom resource definitions | [`crd`] |
 
 #![forbid(unsafe_code)]
 
