@@ -39,6 +39,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bird;
 pub mod config;
 pub mod fsm;
 pub mod mesh;
