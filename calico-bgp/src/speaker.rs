@@ -401,6 +401,9 @@ impl Speaker {
                 self.connections.remove(&connection);
             }
             Input::Writable { connection, writable } => {
+                if let Some(id) = self.connections.get(&connection) {
+                    self.rib.set_stalled(*id, !writable);
+                }
                 self.with_connection(connection, |peer, _| {
                     if let Some(half) = peer.half(connection) {
                         half.stalled = if writable { None } else { half.stalled.or(Some(now)) };

@@ -8,7 +8,8 @@ use calico_model::{Key, Revision};
 pub fn datastore_value(data: &[u8]) {
     let Some(cut) = data.iter().position(|byte| *byte == b'\n') else { return };
     let (path, value) = (&data[..cut], &data[cut + 1..]);
-    let Ok(key) = std::str::from_utf8(path).map_err(drop).and_then(|path| Key::parse(path).map_err(drop)) else {
+    let Ok(key) = std::str::from_utf8(path).map_err(drop).and_then(|path| Key::parse(path).map_err(drop))
+    else {
         return;
     };
     let revision = Revision::from(1);

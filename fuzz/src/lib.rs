@@ -8,12 +8,14 @@
 
 #![forbid(unsafe_code)]
 
+mod bgp;
 mod datastore;
 mod ipam;
 mod label_selector;
 mod policy;
 mod selector;
 
+pub use bgp::{bgp_capability, bgp_open, bgp_session, bgp_update};
 pub use datastore::{datastore_value, fanout_frame, manifest};
 pub use ipam::{ipam_ops, ipam_stored};
 pub use label_selector::label_selector;
@@ -25,6 +27,10 @@ pub type Target = fn(&[u8]);
 
 /// All targets by the name of their program and of their corpus folder, sorted.
 pub const TARGETS: &[(&str, Target)] = &[
+    ("bgp_capability", bgp_capability),
+    ("bgp_open", bgp_open),
+    ("bgp_session", bgp_session),
+    ("bgp_update", bgp_update),
     ("datastore_value", datastore_value),
     ("fanout_frame", fanout_frame),
     ("ipam_ops", ipam_ops),

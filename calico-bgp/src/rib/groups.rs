@@ -37,6 +37,8 @@ pub(crate) struct Member {
     pub(crate) peer: PeerId,
     backlog: VecDeque<Bytes>,
     cursor: u64,
+    /// The connection takes no more octets at present.
+    stalled: bool,
 }
 
 /// The part of a group that belongs to one family.
@@ -135,7 +137,7 @@ impl Group {
 
     pub(crate) fn join(&mut self, peer: PeerId, backlog: VecDeque<Bytes>) {
         let cursor = self.end();
-        self.members.push(Member { peer, backlog, cursor });
+        self.members.push(Member { peer, backlog, cursor, stalled: false });
         self.members.sort_by_key(|member| member.peer);
     }
 
@@ -196,13 +198,23 @@ impl Group {
         self.families.iter().flatten().any(|f| f.pending() || (f.end_of_rib && f.scan.is_none()))
     }
 
-    /// Members that keep the others from getting on.
+    /// Whether the log is so long that members have to catch up before more is written.
+    pub(crate) fn is_full(&self) -> bool {
+        self.log.len() >= LOG_LIMIT
+    }
+
+    /// Members that keep the others from getting on: far behind, and not able to do anything about it.
     pub(crate) fn laggards(&self) -> Vec<PeerId> {
-        if self.log.len() < LOG_LIMIT {
-            return Vec::new();
-        }
         let limit = self.end() - (LOG_LIMIT / 2) as u64;
-        self.members.iter().filter(|member| member.cursor < limit).map(|member| member.peer).collect()
+        let slow = self.members.iter().filter(|member| member.stalled && member.cursor < limit);
+        slow.map(|member| member.peer).collect()
+    }
+
+    /// Notes whether a member's connection takes octets.
+    pub(crate) fn set_stalled(&mut self, peer: PeerId, stalled: bool) {
+        if let Some(member) = self.members.iter_mut().find(|member| member.peer == peer) {
+            member.stalled = stalled;
+        }
     }
 
     /// A group of the same profile that has been told the same.

@@ -630,19 +630,35 @@ impl Rib {
                 }
                 return (None, unsendable);
             }
-            let laggards = group.laggards();
-            if !laggards.is_empty() {
+            if group.is_full() {
+                let laggards = group.laggards();
+                if laggards.is_empty() {
+                    // The others only need their turn.
+                    return (None, unsendable);
+                }
                 let twin = group.split(&mut self.attrs);
-                let twin_number = self.add_group(twin);
+                let twin = self.add_group(twin);
                 for peer in laggards {
                     let backlog = self.leave_group(peer);
-                    self.enter(peer, twin_number, backlog);
+                    self.enter(peer, twin, backlog);
+                    self.set_stalled(peer, true);
                 }
-                if let Some(now) = self.peer(id).and_then(|peer| peer.group) {
-                    number = now;
+                match self.peer(id).and_then(|peer| peer.group) {
+                    Some(now) => number = now,
+                    None => return (None, unsendable),
                 }
+                continue;
             }
             unsendable += self.write(number);
+        }
+    }
+
+    /// Notes whether a peer's connection takes octets.
+    pub(crate) fn set_stalled(&mut self, id: PeerId, stalled: bool) {
+        if let Some(number) = self.peer(id).and_then(|peer| peer.group)
+            && let Some(group) = self.groups.get_mut(&number)
+        {
+            group.set_stalled(id, stalled);
         }
     }
 

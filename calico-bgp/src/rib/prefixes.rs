@@ -67,7 +67,8 @@ const CHUNK_BITS: usize = 12;
 #[derive(Debug)]
 pub(crate) struct Table<P> {
     chunks: Vec<Vec<Entry<P>>>,
-    /// Slot numbers plus one; zero is empty. Linear probing, at most three quarters full.
+    /// Slot numbers plus one; zero is empty. Linear probing, at most three quarters full. The bits that slot numbers do
+    /// not need hold a part of the hash, so that a strange entry is hardly ever fetched from memory.
     index: Vec<u32>,
     count: usize,
     free: Vec<u32>,
@@ -113,33 +114,45 @@ impl<P: Prefix> Table<P> {
             .filter(|entry| entry.used)
     }
 
-    fn bucket(&self, prefix: &P) -> usize {
-        // The index has a power of two of places; the high bits of the hash are the best ones.
-        let bits = self.index.len().trailing_zeros();
-        let hash = self.hash.hash_pair(prefix.mix());
-        usize::try_from(hash >> (64 - bits.clamp(1, 63))).unwrap_or(0)
+    /// Bits of a slot number in the index, which has a power of two of places.
+    fn slot_bits(&self) -> u32 {
+        self.index.len().trailing_zeros()
     }
 
-    /// The place of a prefix in the index, or the empty place where it would go.
-    fn probe(&self, prefix: &P) -> (usize, Option<u32>) {
+    fn slot_mask(&self) -> u32 {
+        1u32.checked_shl(self.slot_bits()).map_or(u32::MAX, |size| size - 1)
+    }
+
+    /// The first place to look at, and the bits of the hash that stand beside the slot number there.
+    fn bucket(&self, prefix: &P) -> (usize, u32) {
+        let hash = self.hash.hash_pair(prefix.mix());
+        // The place is made of the highest bits, the mark of the lowest.
+        let place = usize::try_from(hash >> (64 - self.slot_bits().clamp(1, 63))).unwrap_or(0);
+        (place, (hash as u32).checked_shl(self.slot_bits()).unwrap_or(0))
+    }
+
+    /// The place of a prefix in the index, or the empty place where it would go, with its mark.
+    fn probe(&self, prefix: &P) -> (usize, u32, Option<u32>) {
         let mask = self.index.len().wrapping_sub(1);
-        let mut at = self.bucket(prefix);
+        let slot_mask = self.slot_mask();
+        let (mut at, mark) = self.bucket(prefix);
         loop {
             match self.index.get(at) {
-                None | Some(0) => return (at, None),
-                Some(number) => {
-                    let slot = number - 1;
+                None | Some(0) => return (at, mark, None),
+                Some(number) if number & !slot_mask == mark => {
+                    let slot = (number & slot_mask) - 1;
                     if self.entry(slot).is_some_and(|entry| entry.prefix == *prefix) {
-                        return (at, Some(slot));
+                        return (at, mark, Some(slot));
                     }
                 }
+                Some(_) => {}
             }
             at = (at + 1) & mask;
         }
     }
 
     pub(crate) fn find(&self, prefix: &P) -> Option<u32> {
-        if self.index.is_empty() { None } else { self.probe(prefix).1 }
+        if self.index.is_empty() { None } else { self.probe(prefix).2 }
     }
 
     /// The slot of a prefix, made when it is missing.
@@ -147,7 +160,7 @@ impl<P: Prefix> Table<P> {
         if (self.count + 1) * 4 > self.index.len() * 3 {
             self.grow();
         }
-        let (at, found) = self.probe(&prefix);
+        let (at, mark, found) = self.probe(&prefix);
         if let Some(slot) = found {
             return slot;
         }
@@ -162,7 +175,7 @@ impl<P: Prefix> Table<P> {
         };
         let slot = self.place(entry);
         if let Some(place) = self.index.get_mut(at) {
-            *place = slot + 1;
+            *place = mark | (slot + 1);
         }
         self.count += 1;
         slot
@@ -197,9 +210,9 @@ impl<P: Prefix> Table<P> {
         self.index = vec![0; size];
         for slot in 0..self.slots() {
             let Some(prefix) = self.entry(slot).map(|entry| entry.prefix) else { continue };
-            let (at, _) = self.probe(&prefix);
+            let (at, mark, _) = self.probe(&prefix);
             if let Some(place) = self.index.get_mut(at) {
-                *place = slot + 1;
+                *place = mark | (slot + 1);
             }
         }
     }
@@ -207,7 +220,7 @@ impl<P: Prefix> Table<P> {
     /// Forgets a prefix without paths.
     pub(crate) fn remove(&mut self, slot: u32) {
         let Some(prefix) = self.entry(slot).map(|entry| entry.prefix) else { return };
-        let (mut hole, found) = self.probe(&prefix);
+        let (mut hole, _, found) = self.probe(&prefix);
         if found.is_none() {
             return;
         }
@@ -217,7 +230,8 @@ impl<P: Prefix> Table<P> {
         loop {
             at = (at + 1) & mask;
             let Some(number) = self.index.get(at).copied().filter(|number| *number != 0) else { break };
-            let Some(home) = self.entry(number - 1).map(|entry| self.bucket(&entry.prefix)) else { break };
+            let slot = (number & self.slot_mask()) - 1;
+            let Some((home, _)) = self.entry(slot).map(|entry| self.bucket(&entry.prefix)) else { break };
             if (at.wrapping_sub(home) & mask) >= (at.wrapping_sub(hole) & mask) {
                 if let Some(place) = self.index.get_mut(hole) {
                     *place = number;

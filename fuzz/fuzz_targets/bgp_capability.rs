@@ -1,0 +1,4 @@
+//! See [`calico_fuzz::bgp_capability`].
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| calico_fuzz::bgp_capability(data));
