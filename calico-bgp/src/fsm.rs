@@ -1,6 +1,6 @@
 //! One TCP connection of a peer: from the OPEN we send to the message that ends it (RFC 4271 section 8).
 //!
-//! A connection knows nothing of its sibling, of routes and of dialling; see [`crate::peer`] for those.
+//! A connection knows nothing of its sibling, of routes and of dialling; the peer module does.
 
 use std::collections::VecDeque;
 use std::net::{Ipv4Addr, SocketAddr};

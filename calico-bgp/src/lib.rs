@@ -41,18 +41,21 @@
 
 pub mod bird;
 pub mod config;
+pub mod event;
 pub mod fsm;
 pub mod mesh;
-pub mod peer;
+mod peer;
 pub mod policy;
 mod restart;
 pub mod rib;
 pub mod route;
 pub mod sim;
 pub mod speaker;
+pub mod state;
 pub mod wire;
 
+pub use event::{DialId, Event, Input, PeerStatus, Reconfiguration, Transmit};
 pub use fsm::{ConnectionId, Negotiated};
-pub use peer::{DownReason, PeerCounters, State};
 pub use rib::{FibChange, FibNextHop, FibRoute, RibStatistics, RouteInfo};
-pub use speaker::{DialId, Event, Input, PeerStatus, Reconfiguration, Speaker, Transmit};
+pub use speaker::Speaker;
+pub use state::{DownReason, PeerCounters, State};

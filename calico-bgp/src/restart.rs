@@ -4,8 +4,9 @@
 use std::time::{Duration, Instant};
 
 use crate::fsm::Negotiated;
-use crate::peer::{Peer, State};
+use crate::peer::Peer;
 use crate::rib::{PeerId, Rib};
+use crate::state::State;
 use crate::wire::{Family, FamilySet};
 
 /// How long a restarting speaker waits for peers that do not come up at all. A dead neighbour must not keep a node

@@ -32,8 +32,9 @@ use bytes::Bytes;
 use ipnet::IpNet;
 
 use crate::config::SpeakerConfig;
+use crate::event::{DialId, Event, Input};
 use crate::rib::FibRoute;
-use crate::speaker::{DialId, Event, Input, Speaker};
+use crate::speaker::Speaker;
 use crate::{ConnectionId, State};
 
 /// What travels.

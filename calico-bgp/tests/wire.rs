@@ -104,7 +104,7 @@ fn every_line_of_rfc_7606() {
         ("4001020000 400200 4003040a000001", internal, 1, Length, TreatAsWithdraw),
         ("40010105 400200 4003040a000001", internal, 1, Value, TreatAsWithdraw),
         ("40010100 4002020200 4003040a000001", internal, 2, Value, TreatAsWithdraw),
-        ("40010100 4002060201000000 4003040a000001", internal, 2, Value, TreatAsWithdraw),
+        ("40010100 4002050201000000 4003040a000001", internal, 2, Value, TreatAsWithdraw),
         ("40010100 4002060301000000ff 4003040a000001", internal, 2, Value, TreatAsWithdraw),
         ("40010100 400200 4003030a0000", internal, 3, Length, TreatAsWithdraw),
         ("40010100 400200 400304e0000001", internal, 3, Value, TreatAsWithdraw),
@@ -167,7 +167,7 @@ fn what_makes_prefixes_unknown_ends_the_session() {
 #[test]
 fn a_next_hop_of_the_wrong_size_loses_only_the_routes() {
     let params = SessionParams::default();
-    let reach = "800e0d 0002 01 04 0a000001 00 20 fd100001";
+    let reach = "800e0e 0002 01 04 0a000001 00 20 fd100001";
     let body = body(&format!("40010100 400200 4003040a000001 {reach}"));
     let update = Update::decode(&body, &params).unwrap();
     assert!(update.treat_as_withdraw);

@@ -30,7 +30,10 @@ pub fn bgp_capability(data: &[u8]) {
     capability.encode_value(&mut written);
     assert_eq!(Capability::decode(*code, &written), capability);
     let folded = Capabilities::from_list(&[capability]);
-    assert_eq!(Capabilities::from_list(&folded.to_list()), folded);
+    // A family that is not ours cannot be told from no family at all once it is folded.
+    if !folded.families.is_empty() {
+        assert_eq!(Capabilities::from_list(&folded.to_list()), folded);
+    }
 }
 
 /// The first octet chooses the session; any body after it is survived, and attributes that pass are stable.
