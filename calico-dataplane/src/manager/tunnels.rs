@@ -21,6 +21,9 @@ use crate::netlink::neighbour::NeighbourTable;
 use crate::netlink::{Family, Link, MacAddr, Neighbour, RouteProtocol};
 use crate::reconcile::Table;
 
+#[cfg(test)]
+mod tests;
+
 /// What the tunnels are made of.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TunnelConfig {
