@@ -88,6 +88,15 @@ impl Dataplane {
         self.flush()
     }
 
+    /// Reads the table whatever the generation says, and repairs every difference.
+    ///
+    /// # Errors
+    /// When the table cannot be read or the repair fails as a whole.
+    pub fn verify(&mut self) -> Result<ApplyReport, KernelError> {
+        self.read_back()?;
+        self.flush()
+    }
+
     /// Packets and bytes of every named counter.
     ///
     /// # Errors
