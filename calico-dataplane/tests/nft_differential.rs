@@ -7,9 +7,12 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use calico_dataplane::driver::{InterfaceInfo, InterfaceState};
-use calico_dataplane::nft::compile::Compiler;
+use calico_dataplane::driver::{InterfaceInfo, InterfaceState, PolicyDataplane};
+use calico_dataplane::nft::Dataplane;
+use calico_dataplane::nft::compile::{Compiler, TABLE};
+use calico_dataplane::nft::config::Config;
 use calico_dataplane::nft::eval::{Fate, Frame, run_hook};
+use calico_dataplane::nft::fake::{FakeKernel, Fault};
 use calico_dataplane::nft::object::{Hook, Ruleset};
 use calico_policy::changes::{HostEndpoint, WorkloadEndpoint};
 use calico_policy::ir::Direction;
@@ -281,5 +284,82 @@ fn the_table_does_not_depend_on_the_way_to_it() {
         left.sort();
         right.sort();
         assert_eq!(left, right, "seed {seed}");
+    }
+}
+
+/// Whatever goes wrong on the way (refusals, lost races, lost replies, somebody tampering), in the end the kernel holds
+/// exactly what is wanted; and the next process finds nothing to do.
+#[test]
+fn faults_and_tampering_heal() {
+    for seed in 1..120 {
+        let mut dice = Dice::new(seed);
+        let mut graph = Graph::new(GraphConfig { node: NODE.into(), ..GraphConfig::default() });
+        graph.in_sync();
+        let mut dataplane = Dataplane::over(FakeKernel::default(), Config::default());
+        let nothing = InterfaceState::default();
+        let mut failures = 0;
+        for update in cluster(seed) {
+            graph.apply(update);
+            if !dice.one_in(3) {
+                continue;
+            }
+            let fault = match dice.below(8) {
+                0 => Some(Fault::Refuse(libc::EPERM)),
+                1 => Some(Fault::Refuse(libc::ENOSPC)),
+                2 => Some(Fault::Refuse(libc::EBUSY)),
+                3 => Some(Fault::Outdated),
+                4 => Some(Fault::Lost),
+                _ => None,
+            };
+            dataplane.kernel_mut().fail_next(fault);
+            if dice.one_in(4)
+                && let Some(ruleset) = dataplane.kernel_mut().ruleset_mut(TABLE)
+            {
+                tamper(ruleset, &mut dice);
+            }
+            let mut outcome = dataplane.apply(&graph.flush(), &nothing);
+            // As the driver does: resync until it works.
+            while outcome.is_err() {
+                failures += 1;
+                outcome = dataplane.resync();
+            }
+            let desired = dataplane.compiler().table().desired().clone();
+            assert!(dataplane.kernel_mut().ruleset(TABLE) == Some(&desired), "seed {seed}");
+        }
+        let mut outcome = dataplane.apply(&graph.flush(), &nothing);
+        while outcome.is_err() {
+            failures += 1;
+            outcome = dataplane.resync();
+        }
+        assert!(failures < 40, "seed {seed}: {failures}");
+
+        let mut kernel = std::mem::take(dataplane.kernel_mut());
+        kernel.forget_faults();
+        let commits = kernel.generation();
+        let mut all = Graph::new(GraphConfig { node: NODE.into(), ..GraphConfig::default() });
+        cluster(seed).into_iter().for_each(|update| all.apply(update));
+        all.in_sync();
+        let mut next = Dataplane::over(kernel, Config::default());
+        next.apply(&all.flush(), &nothing).unwrap();
+        let desired = next.compiler().table().desired().clone();
+        assert!(next.kernel_mut().ruleset(TABLE) == Some(&desired), "seed {seed}");
+        // At most the sets that once held a prefix are made anew.
+        assert!(next.kernel_mut().generation() <= commits + 1);
+        assert_eq!(next.resync().unwrap().messages, 0);
+    }
+}
+
+/// Somebody's hand in our table.
+fn tamper(ruleset: &mut Ruleset, dice: &mut Dice) {
+    let chains: Vec<_> = ruleset.chains.keys().cloned().collect();
+    if let Some(chain) = chains.get(dice.below(chains.len())).and_then(|name| ruleset.chains.get_mut(name)) {
+        chain.rules.truncate(1);
+    }
+    let sets: Vec<_> = ruleset.sets.keys().cloned().collect();
+    if let Some(set) = sets.get(dice.below(sets.len())).and_then(|name| ruleset.sets.get_mut(name)) {
+        set.elements.pop_first();
+    }
+    if dice.one_in(3) {
+        ruleset.chains.insert("stranger".into(), Default::default());
     }
 }

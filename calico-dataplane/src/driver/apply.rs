@@ -140,6 +140,13 @@ impl<P: PolicyDataplane> Driver<P> {
             let outcome = self.policy.resync();
             self.policy_outcome(outcome, now, progress);
         }
+        if self.standing.in_force && self.policy_retry.is_none() {
+            match self.policy.repair() {
+                Ok(None) => {}
+                Ok(Some(report)) => self.policy_outcome(Ok(report), now, progress),
+                Err(error) => self.policy_outcome(Err(error), now, progress),
+            }
+        }
     }
 
     fn policy_outcome(

@@ -288,6 +288,11 @@ impl<P: PolicyDataplane> Driver<P> {
         &self.monitor
     }
 
+    /// What else to wait on: when it is readable, call [`Self::apply`].
+    pub fn policy_watch(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
+        self.policy.watch()
+    }
+
     /// The interfaces of this node.
     pub fn interfaces(&self) -> &Interfaces {
         &self.interfaces

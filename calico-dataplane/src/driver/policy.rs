@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use calico_policy::changes::{Changes, WorkloadEndpointId};
@@ -57,6 +58,20 @@ pub trait PolicyDataplane: Send {
     /// # Errors
     /// When the state cannot be read or the repair failed as a whole.
     fn resync(&mut self) -> Result<ApplyReport, Self::Error>;
+
+    /// Readable when somebody else may have changed what this enforces; `None` when it cannot tell.
+    fn watch(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+
+    /// Repairs what somebody else changed; cheap when nobody did. The driver calls it whenever it wakes, once policy
+    /// is in force. `None` when there was nothing to repair.
+    ///
+    /// # Errors
+    /// When the state cannot be read or the repair failed as a whole.
+    fn repair(&mut self) -> Result<Option<ApplyReport>, Self::Error> {
+        Ok(None)
+    }
 }
 
 /// Enforces nothing: for a node whose policy something else enforces, and for tests of everything else.

@@ -9,6 +9,7 @@ use std::time::Instant;
 use calico_policy::Changes;
 use calico_policy::changes::WorkloadEndpointId;
 use rustix::event::{EventfdFlags, PollFd, PollFlags, Timespec, eventfd, poll};
+use smallvec::SmallVec;
 
 use super::{Driver, DriverConfig, DriverError, FibUpdate, Health, PolicyDataplane, StatusBoard};
 use crate::manager::EndpointStatus;
@@ -191,7 +192,11 @@ fn rest<P: PolicyDataplane>(driver: &Driver<P>, wake: &OwnedFd, until: Option<In
         let left = at.saturating_duration_since(Instant::now());
         Timespec { tv_sec: left.as_secs() as i64, tv_nsec: i64::from(left.subsec_nanos()) }
     });
-    let mut fds = [PollFd::new(driver.monitor(), PollFlags::IN), PollFd::new(wake, PollFlags::IN)];
+    let watch = driver.policy_watch();
+    let mut fds: SmallVec<[PollFd<'_>; 3]> = SmallVec::new();
+    fds.push(PollFd::new(driver.monitor(), PollFlags::IN));
+    fds.push(PollFd::new(wake, PollFlags::IN));
+    fds.extend(watch.as_ref().map(|fd| PollFd::new(fd, PollFlags::IN)));
     if let Err(errno) = poll(&mut fds, timeout.as_ref())
         && errno != rustix::io::Errno::INTR
     {

@@ -187,6 +187,14 @@ impl Batch {
         self.op(Origin::Table, message::DELTABLE, 0, |b, table| put_text(b, 1, table));
     }
 
+    /// Deletes a table of somebody else, which must exist, in the same transaction.
+    pub fn delete_foreign_table(&mut self, family: u8, name: &str) {
+        let kind = SUBSYSTEM << 8 | u16::from(message::DELTABLE);
+        self.begin(Origin::Transaction, kind, flags::REQUEST, family, 0);
+        put_text(&mut self.buf, 1, name);
+        self.end();
+    }
+
     /// Creates a chain without its rules.
     pub fn add_chain(&mut self, name: &str, chain: &Chain) {
         let origin = Origin::Chain(name.into());

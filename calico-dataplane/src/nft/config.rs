@@ -95,6 +95,8 @@ pub struct Config {
     pub external_nodes: Vec<IpNet>,
     /// One named counter per policy rule.
     pub rule_counters: bool,
+    /// Connections that the policy in force would not admit any more are forgotten, so that their packets meet it.
+    pub cut_denied_connections: bool,
 }
 
 impl Default for Config {
@@ -125,6 +127,7 @@ impl Default for Config {
             accept_mark: 0x10000,
             external_nodes: Vec::new(),
             rule_counters: false,
+            cut_denied_connections: false,
         }
     }
 }
@@ -243,6 +246,13 @@ impl Config {
             "ExternalNodesCIDRList" => {
                 let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
                 self.external_nodes = entries.map(net).collect::<Option<_>>()?;
+            }
+            "PolicyChangeConnections" => {
+                self.cut_denied_connections = match text {
+                    "Keep" => false,
+                    "CutDenied" => true,
+                    _ => return None,
+                }
             }
             "PolicyRuleCounters" => self.rule_counters = boolean(text)?,
             _ => {}

@@ -1,16 +1,18 @@
 //! Keeps the kernel's table equal to what the policy graph asks for.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::BorrowedFd;
 
 use calico_policy::changes::Changes;
 
-use super::batch::Refusal;
+use super::batch::{Origin, Refusal};
 use super::compile::Compiler;
 use super::config::Config;
-use super::kernel::{Kernel, KernelError, Monitor};
+use super::connections::denied_flows;
+use super::kernel::{KernelError, Live, NfTables};
 use super::object::Name;
 use crate::driver::{ApplyReport, InterfaceState, PolicyDataplane};
+use crate::netlink::{Conntrack, Family, NetlinkError};
 
 /// Attempts at one flush: each either reads the table again or closes a refused object.
 const ATTEMPTS: usize = 32;
@@ -30,6 +32,8 @@ pub struct Stats {
     pub drifts: u64,
     /// Transactions the kernel refused.
     pub refusals: u64,
+    /// Connections forgotten because policy denies them now.
+    pub cut: u64,
 }
 
 /// The nf_tables policy dataplane of one network namespace.
@@ -37,16 +41,20 @@ pub struct Stats {
 /// It survives being killed: the table stays in the kernel, and the next one reads it, finds what differs from what
 /// it wants, and changes only that, in one transaction.
 #[derive(Debug)]
-pub struct Dataplane {
+pub struct Dataplane<N = Live> {
     compiler: Compiler,
-    kernel: Kernel,
-    monitor: Monitor,
+    kernel: N,
     /// The generation the table was last known at.
     generation: Option<u32>,
     /// Generations that are commits of ours and may still be announced.
     own: BTreeSet<u32>,
+    /// Tables of the reference implementation that are still there; unknown before the first read.
+    predecessors: Option<Vec<(u8, &'static str)>>,
     stats: Stats,
 }
+
+/// What the reference implementation leaves behind, by family: IPv4, IPv6 and ARP.
+const PREDECESSORS: [(u8, &str); 3] = [(2, "calico"), (10, "calico"), (3, "calico-arp")];
 
 impl Dataplane {
     /// Opens the dataplane in the network namespace of the calling thread. The kernel's table is not touched
@@ -55,14 +63,35 @@ impl Dataplane {
     /// # Errors
     /// No netlink, or no privilege to use it.
     pub fn open(config: Config) -> Result<Self, KernelError> {
-        Ok(Self {
+        Live::open().map(|kernel| Self::over(kernel, config))
+    }
+
+    /// Packets and bytes of every named counter.
+    ///
+    /// # Errors
+    /// Socket failures.
+    pub fn counters(&mut self) -> Result<BTreeMap<Name, (u64, u64)>, KernelError> {
+        let table = self.compiler.table().name().clone();
+        self.kernel.counters(&table)
+    }
+}
+
+impl<N: NfTables> Dataplane<N> {
+    /// A dataplane over a conversation with nf_tables.
+    pub fn over(kernel: N, config: Config) -> Self {
+        Self {
             compiler: Compiler::new(config),
-            kernel: Kernel::open()?,
-            monitor: Monitor::open()?,
+            kernel,
             generation: None,
             own: BTreeSet::new(),
+            predecessors: None,
             stats: Stats::default(),
-        })
+        }
+    }
+
+    /// What it talks to.
+    pub fn kernel_mut(&mut self) -> &mut N {
+        &mut self.kernel
     }
 
     /// What was done so far.
@@ -73,11 +102,6 @@ impl Dataplane {
     /// The compiler with the desired table.
     pub fn compiler(&self) -> &Compiler {
         &self.compiler
-    }
-
-    /// Readable when somebody changed nf_tables; then call [`repair_drift`](Self::repair_drift).
-    pub fn drift_fd(&self) -> BorrowedFd<'_> {
-        self.monitor.as_fd()
     }
 
     /// Repairs the table if somebody else changed it. Cheap when nobody did.
@@ -97,18 +121,18 @@ impl Dataplane {
         self.flush()
     }
 
-    /// Packets and bytes of every named counter.
-    ///
-    /// # Errors
-    /// Socket failures.
-    pub fn counters(&mut self) -> Result<BTreeMap<Name, (u64, u64)>, KernelError> {
-        let table = self.compiler.table().name().clone();
-        self.kernel.counters(&table)
-    }
-
     /// Reads the table back, so that the difference is exact.
     fn read_back(&mut self) -> Result<(), KernelError> {
         let table = self.compiler.table().name().clone();
+        if self.predecessors.is_none() {
+            let mut found = Vec::new();
+            for (family, name) in PREDECESSORS {
+                if self.kernel.has_table(family, name)? {
+                    found.push((family, name));
+                }
+            }
+            self.predecessors = Some(found);
+        }
         let dump = self.kernel.dump(&table)?;
         self.stats.reads += 1;
         self.compiler.table_mut().adopt(dump.exists, &dump.ruleset);
@@ -121,7 +145,7 @@ impl Dataplane {
     /// Learns what others did; reads the table back when it was theirs to touch.
     fn look_around(&mut self) -> Result<(), KernelError> {
         let table = self.compiler.table().name().clone();
-        let foreign = self.monitor.poll(&table, &self.own)?;
+        let foreign = self.kernel.foreign(&table, &self.own)?;
         if foreign.touched {
             self.stats.drifts += 1;
             return self.read_back();
@@ -146,6 +170,10 @@ impl Dataplane {
         for _ in 0..ATTEMPTS {
             self.look_around()?;
             let mut batch = self.compiler.table().batch();
+            // The tables we replace go in the transaction that installs ours: no packet finds neither.
+            for (family, name) in self.predecessors.iter().flatten() {
+                batch.delete_foreign_table(*family, name);
+            }
             if batch.is_empty() {
                 return Ok(self.compiler.report(messages));
             }
@@ -153,6 +181,8 @@ impl Dataplane {
             match self.commit(&mut batch) {
                 Ok(()) => {
                     self.compiler.table_mut().committed();
+                    self.predecessors = Some(Vec::new());
+                    self.cut_denied();
                     self.stats.commits += 1;
                     self.stats.operations += operations as u64;
                     messages += operations;
@@ -171,7 +201,12 @@ impl Dataplane {
                     if refusals.iter().any(|refusal| is_of_the_system(refusal.errno)) {
                         return Err(KernelError::Refused(refusals));
                     }
-                    if !read_again && refusals.iter().any(|refusal| hints_at_drift(refusal.errno)) {
+                    // One of the tables we replace vanished by itself.
+                    let vanished = refusals.iter().any(|refusal| refusal.origin == Origin::Transaction);
+                    if vanished && self.predecessors.as_ref().is_some_and(|found| !found.is_empty()) {
+                        self.predecessors = None;
+                        self.read_back()?;
+                    } else if !read_again && refusals.iter().any(|refusal| hints_at_drift(refusal.errno)) {
                         read_again = true;
                         self.read_back()?;
                     } else if !self.close(&refusals) {
@@ -189,14 +224,25 @@ impl Dataplane {
         Err(last_error)
     }
 
+    /// Forgets connections that the policy now in force would not admit, where the configuration asks for it. The
+    /// policy is in force whether that succeeds or not.
+    fn cut_denied(&mut self) {
+        if self.compiler.config().cut_denied_connections {
+            match cut_denied(&self.compiler) {
+                Ok(count) => self.stats.cut += count,
+                Err(error) => tracing::warn!(%error, "connections that policy denies now go on"),
+            }
+        }
+    }
+
     fn commit(&mut self, batch: &mut super::batch::Batch) -> Result<(), KernelError> {
         let quiet = batch.len() > QUIET_OPERATIONS;
         if quiet {
-            self.monitor.suspend()?;
+            self.kernel.listen(false)?;
         }
         let outcome = self.kernel.commit(batch, self.generation);
         if quiet {
-            self.monitor.resume()?;
+            self.kernel.listen(true)?;
         }
         outcome?;
         let expected = self.generation.map(next_generation);
@@ -237,6 +283,16 @@ impl Dataplane {
     }
 }
 
+fn cut_denied(compiler: &Compiler) -> Result<u64, NetlinkError> {
+    let mut conntrack = Conntrack::open()?;
+    let mut count = 0;
+    for family in [Family::V4, Family::V6] {
+        let flows = conntrack.flows(family)?;
+        count += conntrack.forget(&denied_flows(compiler, flows))? as u64;
+    }
+    Ok(count)
+}
+
 /// The number after a generation; zero is left out.
 fn next_generation(generation: u32) -> u32 {
     generation.wrapping_add(1).max(1)
@@ -252,7 +308,7 @@ fn hints_at_drift(errno: i32) -> bool {
     matches!(errno, libc::ENOENT | libc::EEXIST | libc::EBUSY)
 }
 
-impl PolicyDataplane for Dataplane {
+impl<N: NfTables + Send> PolicyDataplane for Dataplane<N> {
     type Error = KernelError;
 
     fn apply(&mut self, changes: &Changes, interfaces: &InterfaceState) -> Result<ApplyReport, KernelError> {
@@ -267,5 +323,15 @@ impl PolicyDataplane for Dataplane {
             self.read_back()?;
         }
         self.flush()
+    }
+
+    fn watch(&self) -> Option<BorrowedFd<'_>> {
+        self.kernel.watch()
+    }
+
+    fn repair(&mut self) -> Result<Option<ApplyReport>, KernelError> {
+        let drifts = self.stats.drifts;
+        let report = self.flush()?;
+        Ok((self.stats.drifts != drifts).then_some(report))
     }
 }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use super::batch::HEADERS;
 use super::decode_expr::{data_value, data_verdict, expression};
-use super::expr::{Bytes, LIST_ELEM};
+use super::expr::{Bytes, LIST_ELEM, SetRef};
 use super::object::{
     BaseHook, Chain, ChainKind, DATA_VERDICT, Element, Elements, Field, Flowtable, Hook, INTERVAL_END, Key,
     KeyBytes, LiteralSet, MapData, Name, Rule, SetSpec, Value, predecessor, set_flags,
@@ -398,6 +398,35 @@ pub fn flowtable(message: &Message<'_>) -> Result<(Name, Name, Flowtable), WireE
         }
     }
     Ok((required(table, 1, "flowtable")?, required(name, 2, "flowtable")?, flowtable))
+}
+
+/// Attribute `kind` of a message as text.
+pub(crate) fn text(message: &Message<'_>, kind: u16) -> Option<Name> {
+    message.attrs().flatten().find(|attr| attr.kind == kind).and_then(|attr| attr.text().ok()).map(Name::from)
+}
+
+/// Attribute `kind` of a message as number: the id of a set within its batch.
+pub(crate) fn set_id(message: &Message<'_>, kind: u16) -> Option<u32> {
+    message.attrs().flatten().find(|attr| attr.kind == kind).and_then(|attr| attr.u32().ok())
+}
+
+/// A rule as sent, whose literal sets are known by their ids within the batch.
+pub(crate) fn sent_rule(
+    message: &Message<'_>,
+    literals: &BTreeMap<u32, Arc<LiteralSet>>,
+) -> Result<DumpedRule, WireError> {
+    let mut dumped = rule(message, &Literals::new())?;
+    let list = message.attrs().flatten().find(|attr| attr.kind == 4);
+    let items = list.iter().flat_map(|list| list.nested().flatten()).filter(|item| item.kind == LIST_ELEM);
+    for (expr, item) in dumped.rule.exprs.iter_mut().zip(items) {
+        let id = item.nested().flatten().find(|attr| attr.kind == 2).and_then(|data| {
+            data.nested().flatten().find(|attr| attr.kind == 4).and_then(|attr| attr.u32().ok())
+        });
+        if let (Some(set), Some(literal)) = (expr.set_mut(), id.and_then(|id| literals.get(&id))) {
+            *set = SetRef::Literal(literal.clone());
+        }
+    }
+    Ok(dumped)
 }
 
 /// The key of the element that the byte at `offset` of a whole message lies in.

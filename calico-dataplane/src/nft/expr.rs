@@ -521,6 +521,15 @@ impl Expr {
         }
     }
 
+    /// The set or map the expression refers to, to be replaced.
+    pub(crate) fn set_mut(&mut self) -> Option<&mut SetRef> {
+        match self {
+            Self::Lookup { set, .. } => Some(set),
+            Self::MapLookup { map, .. } => Some(map),
+            _ => None,
+        }
+    }
+
     /// The set or map the expression refers to.
     pub fn set(&self) -> Option<&SetRef> {
         match self {

@@ -246,6 +246,18 @@ impl Kernel {
         }
     }
 
+    /// True when there is a table of that name in that family.
+    ///
+    /// # Errors
+    /// Socket failures.
+    pub fn has_table(&mut self, family: u8, table: &str) -> Result<bool, KernelError> {
+        match self.request(message::GETTABLE, family, 0, |b| put_text(b, 1, table), &mut |_| Ok(())) {
+            Ok(_) => Ok(true),
+            Err(KernelError::Request { errno: libc::ENOENT, .. }) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Reads a whole `inet` table, consistent with one generation.
     ///
     /// # Errors
@@ -270,10 +282,9 @@ impl Kernel {
 
     fn read_table(&mut self, table: &str) -> Result<Option<Dump>, KernelError> {
         let mut dump = Dump { generation: 0, exists: false, ruleset: Ruleset::default() };
-        match self.request(message::GETTABLE, FAMILY_INET, 0, |b| put_text(b, 1, table), &mut |_| Ok(())) {
-            Ok(_) => dump.exists = true,
-            Err(KernelError::Request { errno: libc::ENOENT, .. }) => return Ok(Some(dump)),
-            Err(error) => return Err(error),
+        dump.exists = self.has_table(FAMILY_INET, table)?;
+        if !dump.exists {
+            return Ok(Some(dump));
         }
         let ruleset = &mut dump.ruleset;
         let mut steady = true;
@@ -515,5 +526,104 @@ impl Monitor {
 impl AsFd for Monitor {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.socket.as_fd()
+    }
+}
+
+/// A conversation with nf_tables: the kernel's, or one in memory.
+pub trait NfTables {
+    /// Commits a batch, all or nothing.
+    ///
+    /// # Errors
+    /// See [`Kernel::commit`].
+    fn commit(&mut self, batch: &mut Batch, generation: Option<u32>) -> Result<(), KernelError>;
+
+    /// Reads a whole table.
+    ///
+    /// # Errors
+    /// See [`Kernel::dump`].
+    fn dump(&mut self, table: &str) -> Result<Dump, KernelError>;
+
+    /// The generation number.
+    ///
+    /// # Errors
+    /// Socket failures.
+    fn generation(&mut self) -> Result<u32, KernelError>;
+
+    /// True when there is a table of that name in that family.
+    ///
+    /// # Errors
+    /// Socket failures.
+    fn has_table(&mut self, family: u8, table: &str) -> Result<bool, KernelError>;
+
+    /// What others did since the last look; the generations in `own` do not count.
+    ///
+    /// # Errors
+    /// Socket failures.
+    fn foreign(&mut self, table: &str, own: &BTreeSet<u32>) -> Result<Foreign, KernelError>;
+
+    /// Whether changes are announced; a large batch of ours is cheaper without.
+    ///
+    /// # Errors
+    /// Socket failures.
+    fn listen(&mut self, on: bool) -> Result<(), KernelError>;
+
+    /// Readable when something was announced.
+    fn watch(&self) -> Option<BorrowedFd<'_>> {
+        None
+    }
+}
+
+/// The kernel's nf_tables of one network namespace.
+#[derive(Debug)]
+pub struct Live {
+    kernel: Kernel,
+    monitor: Monitor,
+}
+
+impl Live {
+    /// Opens it for the namespace of the calling thread.
+    ///
+    /// # Errors
+    /// No netlink, or no privilege to use it.
+    pub fn open() -> Result<Self, KernelError> {
+        Ok(Self { kernel: Kernel::open()?, monitor: Monitor::open()? })
+    }
+
+    /// Packets and bytes of every named counter.
+    ///
+    /// # Errors
+    /// Socket failures.
+    pub fn counters(&mut self, table: &str) -> Result<BTreeMap<Name, (u64, u64)>, KernelError> {
+        self.kernel.counters(table)
+    }
+}
+
+impl NfTables for Live {
+    fn commit(&mut self, batch: &mut Batch, generation: Option<u32>) -> Result<(), KernelError> {
+        self.kernel.commit(batch, generation)
+    }
+
+    fn dump(&mut self, table: &str) -> Result<Dump, KernelError> {
+        self.kernel.dump(table)
+    }
+
+    fn generation(&mut self) -> Result<u32, KernelError> {
+        self.kernel.generation()
+    }
+
+    fn has_table(&mut self, family: u8, table: &str) -> Result<bool, KernelError> {
+        self.kernel.has_table(family, table)
+    }
+
+    fn foreign(&mut self, table: &str, own: &BTreeSet<u32>) -> Result<Foreign, KernelError> {
+        self.monitor.poll(table, own)
+    }
+
+    fn listen(&mut self, on: bool) -> Result<(), KernelError> {
+        if on { self.monitor.resume() } else { self.monitor.suspend() }
+    }
+
+    fn watch(&self) -> Option<BorrowedFd<'_>> {
+        Some(self.monitor.as_fd())
     }
 }

@@ -1,15 +1,32 @@
 //! The nf_tables dataplane: policy IR to kernel objects, over netlink, without the `nft` program.
+//!
+//! ```text
+//! Changes ─► compile::Compiler ─► table::Table (desired, and what the kernel lacks) ─► batch::Batch ─► kernel
+//!                                    ▲                                                                  │
+//!                                    └───────────── adopt ◄── decode (dumps, announcements) ◄───────────┘
+//! ```
+//!
+//! | question | answer in |
+//! |---|---|
+//! | What does a pod cost? | [`compile`]: four elements, no chain and no rule when its policy is in use already |
+//! | How is a policy written as rules? | [`lower`] |
+//! | Who decides, in which order? | the base chains, named `hook-NN-stage`, and what `cali-…` chains they lead to |
+//! | What happens when the kernel refuses a rule? | [`Dataplane`]: its endpoints fail closed, the rest goes on |
+//! | What does the table look like? | [`text::render`], or `nft list table inet calico` |
+//! | How is that tested without a kernel? | [`eval`] runs packets through the expressions, [`fake`] checks batches |
 
 pub mod batch;
 mod build;
 mod codes;
 pub mod compile;
 pub mod config;
+pub mod connections;
 mod dataplane;
 pub mod decode;
 mod decode_expr;
 pub mod eval;
 pub mod expr;
+pub mod fake;
 pub mod kernel;
 pub mod lower;
 mod names;

@@ -430,3 +430,26 @@ fn a_hundred_thousand_elements_go_in_one_batch() {
         assert!(dumped == elements, "the same elements");
     });
 }
+
+/// The decoder reads what the kernel sends, which this crate must survive whatever it is.
+#[test]
+fn no_bytes_make_the_decoder_panic() {
+    use proptest::prelude::*;
+    let mut batch = Batch::new("calico");
+    batch.add_table();
+    write(&mut batch, &sample());
+    let honest = batch.finish(None);
+    decode::exercise(&honest);
+    let mutation = (0..honest.len(), any::<u8>());
+    proptest!(ProptestConfig::with_cases(512), |(mutations in prop::collection::vec(mutation, 1..8), cut in 0..honest.len())| {
+        let mut bytes = honest.clone();
+        for (at, value) in mutations {
+            bytes[at] = value;
+        }
+        decode::exercise(&bytes);
+        decode::exercise(&bytes[cut..]);
+    });
+    proptest!(ProptestConfig::with_cases(512), |(bytes in prop::collection::vec(any::<u8>(), 0..200))| {
+        decode::exercise(&bytes);
+    });
+}

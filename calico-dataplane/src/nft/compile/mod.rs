@@ -615,6 +615,21 @@ impl Compiler {
         report
     }
 
+    /// The workload interface that an address is behind.
+    pub fn interface_of(&self, address: IpAddr) -> Option<&str> {
+        self.workloads.interface_of(address)
+    }
+
+    /// Addresses of this machine.
+    pub fn host_addresses(&self) -> impl Iterator<Item = IpAddr> {
+        self.interfaces.interfaces.values().flat_map(|info| info.addresses.iter().copied())
+    }
+
+    /// True for an address of this machine.
+    pub fn is_host_address(&self, address: IpAddr) -> bool {
+        self.host_addresses().any(|own| own == address)
+    }
+
     /// The endpoints this compiler polices, by interface.
     pub fn workload_interfaces(&self) -> impl Iterator<Item = (&Arc<str>, &WorkloadEndpointId)> {
         self.workloads.interfaces()

@@ -35,6 +35,8 @@ pub(super) struct IpSets {
     refused: BTreeMap<SetId, String>,
     /// Kernel sets to be removed once nothing refers to them.
     retired: Vec<Name>,
+    /// The IP set behind each kernel set.
+    owners: BTreeMap<Name, SetId>,
 }
 
 impl Sets for IpSets {
@@ -97,9 +99,12 @@ impl IpSets {
                 before.is_some_and(|ranges| ranges[index]) || elements.keys().any(|key| key.high.is_some());
             let name = set_name(family, &update.id, ranges[index]);
             if before.is_some_and(|before| before[index] != ranges[index]) {
-                self.retired.push(set_name(family, &update.id, false));
+                let old = set_name(family, &update.id, false);
+                self.owners.remove(&old);
+                self.retired.push(old);
                 self.renamed.insert(update.id.clone());
             }
+            self.owners.insert(name.clone(), update.id.clone());
             table.add_set(&name, spec(update.kind, family, ranges[index]));
             table.replace_elements(&name, elements);
         }
@@ -130,6 +135,8 @@ impl IpSets {
                 table.add_set(&new, spec(set.kind, family, true));
                 table.replace_elements(&new, elements);
                 set.ranges[index] = true;
+                self.owners.remove(&old);
+                self.owners.insert(new, delta.id.clone());
                 self.retired.push(old);
                 self.renamed.insert(delta.id.clone());
             }
@@ -142,7 +149,9 @@ impl IpSets {
         self.refused.remove(id);
         if let Some(set) = self.sets.remove(id) {
             for family in FAMILIES {
-                self.retired.push(set_name(family, id, set.ranges[slot(family)]));
+                let name = set_name(family, id, set.ranges[slot(family)]);
+                self.owners.remove(&name);
+                self.retired.push(name);
             }
             self.renamed.insert(id.clone());
         }
@@ -156,22 +165,15 @@ impl IpSets {
     /// Removes the kernel sets that lost their last referrer in this flush.
     pub(super) fn sweep(&mut self, table: &mut Table) {
         for name in std::mem::take(&mut self.retired) {
-            if !self.is_live(&name) {
+            if !self.owners.contains_key(&name) {
                 table.remove_set(&name);
             }
         }
     }
 
-    fn is_live(&self, name: &Name) -> bool {
-        self.owner(name).is_some()
-    }
-
     /// The IP set behind a kernel set.
     pub(super) fn owner(&self, name: &Name) -> Option<&SetId> {
-        self.sets
-            .iter()
-            .find(|(id, set)| FAMILIES.iter().any(|f| set_name(*f, id, set.ranges[slot(*f)]) == *name))
-            .map(|(id, _)| id)
+        self.owners.get(name)
     }
 
     /// Takes a set out of the kernel that the kernel does not accept. Its rules fail closed until it changes.

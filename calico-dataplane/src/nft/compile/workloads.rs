@@ -36,6 +36,8 @@ pub(super) struct Workloads {
     /// Endpoints with floating addresses.
     floating: BTreeSet<WorkloadEndpointId>,
     refused: BTreeMap<WorkloadEndpointId, String>,
+    /// Interface behind each workload address.
+    addresses: BTreeMap<IpAddr, Arc<str>>,
 }
 
 impl Workloads {
@@ -46,7 +48,15 @@ impl Workloads {
         if !endpoint.nat.is_empty() {
             self.floating.insert(endpoint.id.clone());
         }
+        for net in &endpoint.nets {
+            self.addresses.insert(net.addr(), endpoint.interface.clone());
+        }
         self.endpoints.insert(endpoint.id.clone(), endpoint.clone());
+    }
+
+    /// The interface that an address is behind.
+    pub(super) fn interface_of(&self, address: IpAddr) -> Option<&str> {
+        self.addresses.get(&address).map(|interface| &**interface)
     }
 
     pub(super) fn remove(&mut self, id: &WorkloadEndpointId) {
@@ -57,6 +67,11 @@ impl Workloads {
             ids.remove(id);
             if ids.is_empty() {
                 self.by_interface.remove(&endpoint.interface);
+            }
+        }
+        for net in &endpoint.nets {
+            if self.addresses.get(&net.addr()) == Some(&endpoint.interface) {
+                self.addresses.remove(&net.addr());
             }
         }
         self.dirty.insert(endpoint.interface.clone());
