@@ -2,6 +2,8 @@
 //!
 //! Runs in a network namespace of its own; needs root (or a user namespace) and, for the comparison, `nft`.
 
+#![allow(clippy::print_stderr)]
+
 use std::hint::black_box;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
