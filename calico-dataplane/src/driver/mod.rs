@@ -290,7 +290,9 @@ impl<P: PolicyDataplane> Driver<P> {
 
     /// What else to wait on: when it is readable, call [`Self::apply`].
     pub fn policy_watch(&self) -> Option<std::os::fd::BorrowedFd<'_>> {
-        self.policy.watch()
+        // While nothing would read it, waiting on it would not wait.
+        let repairs = self.standing.in_force && self.policy_retry.is_none();
+        self.policy.watch().filter(|_| repairs)
     }
 
     /// The interfaces of this node.
