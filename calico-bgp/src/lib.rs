@@ -5,6 +5,12 @@
 //! error handling, [`policy`] says which routes leave a node and which reach its kernel, [`sim`] is a network of
 //! speakers inside a test.
 //!
+//! # Memory
+//!
+//! An IPv4 prefix with one path takes 40 octets, 4 to 11 of index and 8 per update group; every further path 20. Sets of
+//! attributes are stored once however many prefixes share them, and messages once however many peers they go to. The
+//! example `million` measures 71 to 73 octets per prefix all told, for 1 as for 50 receivers.
+//!
 //! # Driving a speaker
 //!
 //! ```
