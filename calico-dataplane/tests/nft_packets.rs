@@ -455,7 +455,7 @@ fn probe(pods: &[Pod], stop: &AtomicBool) -> usize {
         let mut denied = Packet { src: address(2, v6), ..allowed };
         denied.src_port = allowed.src_port;
         assert!(pods[0].send(&allowed, marker));
-        assert!(pods[2].send(&denied, marker + 1));
+        assert!(pods[2].send(&denied, marker.wrapping_add(1)));
         let mut arrived = BTreeSet::new();
         for _ in 0..200 {
             arrived.extend(pods[1].arrived());
@@ -465,7 +465,10 @@ fn probe(pods: &[Pod], stop: &AtomicBool) -> usize {
             std::thread::sleep(Duration::from_micros(200));
         }
         assert!(arrived.contains(&marker), "an allowed connection was lost in round {rounds}");
-        assert!(!arrived.contains(&(marker + 1)), "a denied connection got through in round {rounds}");
+        assert!(
+            !arrived.contains(&marker.wrapping_add(1)),
+            "a denied connection got through in round {rounds}"
+        );
     }
     rounds
 }

@@ -245,6 +245,12 @@ mod tests {
         let here = std::fs::File::open("/proc/thread-self/ns/net").unwrap();
         let place = Place::new(here.into());
         let server = place.serve(0);
+        if let Err(error) = &server
+            && error.kind() == io::ErrorKind::PermissionDenied
+        {
+            println!("skipped: loopback_answers: {error}");
+            return;
+        }
         assert!(server.is_ok());
         let closed = place.connect("127.0.0.1:1".parse().unwrap(), Duration::from_millis(200)).unwrap();
         assert_eq!(closed, None);

@@ -485,11 +485,12 @@ fn no_packet_is_lost_while_the_driver_dies_and_comes_back() {
             })
             .unwrap();
         let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let silence = Arc::new(std::sync::atomic::AtomicBool::new(false));
         let echoing = std::thread::spawn({
-            let stop = stop.clone();
+            let silence = silence.clone();
             move || {
                 let mut buffer = [0; 64];
-                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                while !silence.load(std::sync::atomic::Ordering::Relaxed) {
                     if let Ok((length, from)) = echo.recv_from(&mut buffer) {
                         echo.send_to(&buffer[..length], from).unwrap();
                     }
@@ -520,6 +521,8 @@ fn no_packet_is_lost_while_the_driver_dies_and_comes_back() {
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         let (sent, lost) = probing.join().unwrap();
+        // The echo ends after the last probe, or it would be the one that loses it.
+        silence.store(true, std::sync::atomic::Ordering::Relaxed);
         echoing.join().unwrap();
         assert!(sent > 20, "{sent} packets");
         assert_eq!(lost, 0, "of {sent}");
