@@ -175,12 +175,12 @@ fn settle(pods: &[Pod]) {
     for _ in 0..200 {
         let mut marker = 0;
         let mut wanted = BTreeMap::new();
-        for from in 0..PODS {
+        for (from, pod) in pods.iter().enumerate() {
             for to in (0..PODS).filter(|to| *to != from) {
                 for v6 in [false, true] {
                     let packet = Packet::udp(address(from, v6), address(to, v6), 9);
                     marker += 1;
-                    pods[from].send(&packet, marker);
+                    pod.send(&packet, marker);
                     wanted.entry(to).or_insert_with(BTreeSet::new).insert(marker);
                 }
             }
