@@ -5,6 +5,7 @@
 
 pub mod cni;
 pub mod ctl;
+pub mod http;
 pub mod ipam_driver;
 pub mod lab;
 pub mod node;

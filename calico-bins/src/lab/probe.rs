@@ -55,6 +55,17 @@ impl Place {
         self.run(|| connect(to, timeout))
     }
 
+    /// What an HTTP server on this place's loopback answers, header and body.
+    pub fn fetch(&self, port: u16, path: &str) -> io::Result<String> {
+        let request = format!("GET {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+        self.run(move || {
+            let mut stream = std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+            io::Write::write_all(&mut stream, request.as_bytes())?;
+            io::read_to_string(stream)
+        })
+    }
+
     /// Tries a TCP connection to `to` again and again until it opens (`open`) or stays unanswered (`!open`).
     /// Returns when the deciding attempt began; `None` when `deadline` passed first.
     pub fn await_tcp(

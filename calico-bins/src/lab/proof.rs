@@ -29,6 +29,9 @@ const MANIFESTS: [(&str, &str); 4] = [
     ("examples/cluster/40-namespaces.yaml", include_str!("../../../examples/cluster/40-namespaces.yaml")),
 ];
 
+/// Where the handles of addresses are in the store.
+const HANDLES: &str = "/calico/ipam/v2/handle/";
+
 /// Longest time that anything may take to settle.
 const PATIENCE: Duration = Duration::from_secs(20);
 

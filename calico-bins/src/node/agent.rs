@@ -1,26 +1,30 @@
 //! `calico-node`: everything of a node in one process, wired together.
 
-use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use calico_dataplane::driver::{self, DriverConfig, Handle, Input};
+use calico_dataplane::driver::{self, Handle, Input};
 use calico_dataplane::manager::EndpointStatus;
 use calico_dataplane::netlink::{Family, RouteFilter, RouteProtocol, Rtnetlink};
 use calico_dataplane::nft;
 use calico_datastore::config::DatastoreConfig;
 use calico_datastore::{Role, Syncer, SyncerOptions, bgp_view, felix_view};
+use calico_model::config::Texts;
 use calico_policy::GraphConfig;
 use tokio::sync::{mpsc, watch};
 
 use super::bgp::{self, Board};
+use super::configuration::{self, Fixed, Place};
 use super::endpoints::{EndpointState, EndpointTable};
 use super::engine::{Engine, SharedStatus};
+use super::health::Health;
+use super::metrics;
 use super::protocol::{DataplaneStatus, NodeStatus};
 use super::settings::Settings;
 use super::socket::{self, Services};
 use super::startup;
+use crate::http;
 
 /// Runs the agent until it is told to stop. Whatever it wrote to the kernel stays there.
 pub fn main(settings: Settings) -> ExitCode {
@@ -65,7 +69,7 @@ async fn run(settings: &Settings) -> Result<(), AnyError> {
     let started = Instant::now();
     let node = settings.node_name();
     tracing::info!(%node, version = env!("CARGO_PKG_VERSION"), "calico-node starts");
-    let local = local_parameters(settings);
+    let local = configuration::local(settings);
     require_privileges()?;
 
     let config = DatastoreConfig::load(None)?;
@@ -77,20 +81,19 @@ async fn run(settings: &Settings) -> Result<(), AnyError> {
     write_nodename(settings, &node);
 
     let (table_sender, table) = watch::channel(Arc::new(EndpointTable::default()));
-    let (nft_config, unreadable) = nft::config::Config::from_parameters(&local);
-    for name in unreadable {
-        tracing::warn!(parameter = %name, "not understood; its default is used");
+    let parameters = configuration::effective(&*store, &node, &local).await?;
+    for rejected in &parameters.rejected {
+        tracing::warn!(%rejected, "configuration");
     }
-    let driver_config = DriverConfig {
-        interface_prefixes: nft_config.interface_prefixes.clone(),
-        ipv6: nft_config.ipv6,
-        own_bgp_routes: settings.bgp(),
-        ..DriverConfig::default()
-    };
+    let fixed = Fixed::of(&parameters.config, &node, settings.bgp());
+    let effective: Texts =
+        parameters.origins.into_iter().map(|(name, (_, text))| (name.to_owned(), text)).collect();
+    // What the ruleset does not understand was refused above already.
+    let (nft_config, _) = nft::config::Config::from_parameters(&effective);
     let restarting = holds_bgp_routes();
     let mut recorder = Recorder { table: EndpointTable::default(), sender: table_sender };
     let driver = driver::spawn(
-        driver_config,
+        fixed.driver.clone(),
         move || nft::Dataplane::open(nft_config),
         move |output| recorder.record(output),
     )?;
@@ -103,17 +106,29 @@ async fn run(settings: &Settings) -> Result<(), AnyError> {
     }
     let sync_status = SharedStatus::default();
     let graph = GraphConfig { node: node.clone(), local_parameters: local, ..GraphConfig::default() };
-    let engine = Engine::new(graph, Arc::clone(&driver), bgp, restarting, sync_status.clone());
+    let (changed, mut outdated) = mpsc::channel(1);
+    let configured = {
+        let (node, bgp, fixed) = (node.clone(), settings.bgp(), fixed.clone());
+        move |parameters: &Texts| {
+            let wanted = Fixed::of_texts(parameters, &node, bgp);
+            if wanted != fixed && !restarted_for(&wanted) {
+                // One word is enough, and a full channel has it.
+                let _ = changed.try_send(wanted);
+            }
+        }
+    };
+    let engine =
+        Engine::new(graph, Arc::clone(&driver), bgp, restarting, sync_status.clone(), Box::new(configured));
     let view = felix_view().and(bgp_view(Some(&node)));
     let events = Syncer::start(Arc::clone(&store), view, SyncerOptions::default()).into_events();
     let engine = std::thread::Builder::new().name("policy".to_owned()).spawn(move || engine.run(events))?;
 
     let health = Arc::new(Mutex::new(DataplaneStatus::default()));
     tokio::spawn(watch_health(Arc::clone(&driver), Arc::clone(&health)));
-    let status = {
+    let status: Arc<socket::StatusReader> = {
         let (node, table) = (node.clone(), table.clone());
         let speaks_bgp = settings.bgp();
-        move || NodeStatus {
+        Arc::new(move || NodeStatus {
             node: node.clone(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: std::process::id(),
@@ -129,14 +144,15 @@ async fn run(settings: &Settings) -> Result<(), AnyError> {
                     ..health.lock().unwrap_or_else(PoisonError::into_inner).clone()
                 }
             },
-        }
+        })
     };
-    let services = Services { store: backend, status: Box::new(status), endpoints: table };
+    let _servers = serve_http(&fixed, &status).await;
+    let services = Services { store: backend, status, endpoints: table };
     let bound = socket::bind(&settings.socket)?;
     tracing::info!(socket = %settings.socket.display(), "serving the programs of this node");
     let serving = tokio::spawn(socket::serve(bound, Arc::new(services)));
 
-    let reason = wait_for_end(&engine, &driver).await;
+    let reason = wait_for_end(&engine, &driver, &mut outdated).await;
     serving.abort();
     // The socket's file goes with the task.
     let _ = serving.await;
@@ -145,16 +161,75 @@ async fn run(settings: &Settings) -> Result<(), AnyError> {
             tracing::info!(signal = name, "stopping; kernel state stays as it is");
             Ok(())
         }
+        End::Outdated(wanted) => Err(start_again(&wanted).into()),
         End::Broken(what) => Err(what.into()),
+    }
+}
+
+/// Serves health and metrics where the configuration wants them. A place that is taken is told and costs the agent
+/// nothing else.
+async fn serve_http(fixed: &Fixed, status: &Arc<socket::StatusReader>) -> tokio::task::JoinSet<()> {
+    let mut servers = tokio::task::JoinSet::new();
+    let mut start = async |what: &str, place: &Option<Place>, respond: Arc<http::Respond>| {
+        let Some((host, port)) = place else { return };
+        // An empty host means all addresses.
+        let host = if host.is_empty() { "::" } else { host.as_str() };
+        match tokio::net::TcpListener::bind((host, *port)).await {
+            Ok(listener) => {
+                tracing::info!(%host, port, "serving {what}");
+                servers.spawn(http::serve(listener, respond));
+            }
+            Err(error) => tracing::error!(%host, port, %error, "cannot serve {what}"),
+        }
+    };
+    let reader = Arc::clone(status);
+    let health = move |path: &str| match path {
+        "/liveness" => Some(Health::of(&reader()).liveness()),
+        "/readiness" => Some(Health::of(&reader()).readiness()),
+        _ => None,
+    };
+    start("health", &fixed.health, Arc::new(health)).await;
+    let reader = Arc::clone(status);
+    let metrics = move |path: &str| (path == "/metrics").then(|| http::Answer::ok(metrics::page(&reader())));
+    start("metrics", &fixed.metrics, Arc::new(metrics)).await;
+    servers
+}
+
+/// The environment variable that tells a new start what it was made for, so that two readings of the configuration
+/// that never agree cannot start the agent over and over.
+const RESTARTED_FOR: &str = "CALICO_NODE_RESTARTED_FOR";
+
+fn restarted_for(wanted: &Fixed) -> bool {
+    std::env::var(RESTARTED_FOR).is_ok_and(|text| text == format!("{wanted:?}"))
+}
+
+/// Becomes a new agent in the same process. Returns only when that failed, with the reason.
+fn start_again(wanted: &Fixed) -> std::io::Error {
+    use std::os::unix::process::CommandExt as _;
+    tracing::info!("a parameter that is read once has changed; starting again");
+    let mut arguments = std::env::args_os();
+    let name = arguments.next().unwrap_or_default();
+    match std::env::current_exe() {
+        Ok(program) => std::process::Command::new(program)
+            .arg0(name)
+            .args(arguments)
+            .env(RESTARTED_FOR, format!("{wanted:?}"))
+            .exec(),
+        Err(error) => error,
     }
 }
 
 enum End {
     Signal(&'static str),
+    Outdated(Box<Fixed>),
     Broken(&'static str),
 }
 
-async fn wait_for_end(engine: &std::thread::JoinHandle<()>, driver: &Handle) -> End {
+async fn wait_for_end(
+    engine: &std::thread::JoinHandle<()>,
+    driver: &Handle,
+    outdated: &mut mpsc::Receiver<Fixed>,
+) -> End {
     use tokio::signal::unix::{SignalKind, signal};
     let (Ok(mut terminate), Ok(mut interrupt)) =
         (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
@@ -165,6 +240,7 @@ async fn wait_for_end(engine: &std::thread::JoinHandle<()>, driver: &Handle) -> 
         tokio::select! {
             _ = terminate.recv() => return End::Signal("SIGTERM"),
             _ = interrupt.recv() => return End::Signal("SIGINT"),
+            Some(wanted) = outdated.recv() => return End::Outdated(Box::new(wanted)),
             () = tokio::time::sleep(Duration::from_secs(1)) => {
                 if engine.is_finished() {
                     return End::Broken("the policy thread ended");
@@ -175,24 +251,6 @@ async fn wait_for_end(engine: &std::thread::JoinHandle<()>, driver: &Handle) -> 
             }
         }
     }
-}
-
-/// The agent's own parameters: `FELIX_*` variables over the configuration file.
-fn local_parameters(settings: &Settings) -> BTreeMap<String, String> {
-    let mut parameters = BTreeMap::new();
-    if let Ok(text) = std::fs::read_to_string(&settings.felix_config) {
-        for line in text.lines().map(str::trim).filter(|l| !l.is_empty() && !l.starts_with(['#', ';', '['])) {
-            if let Some((name, value)) = line.split_once('=') {
-                parameters.insert(name.trim().to_owned(), value.trim().to_owned());
-            }
-        }
-    }
-    for (name, value) in std::env::vars() {
-        if name.len() > 6 && name[..6].eq_ignore_ascii_case("FELIX_") && name != "FELIX_CONFIG" {
-            parameters.insert(name[6..].to_owned(), value);
-        }
-    }
-    parameters
 }
 
 /// Everything below needs CAP_NET_ADMIN; one clear line is better than the first refusal of many.
@@ -267,16 +325,29 @@ async fn watch_health(driver: Arc<Handle>, status: Arc<Mutex<DataplaneStatus>>) 
         let driver = Arc::clone(&driver);
         let asked = tokio::task::spawn_blocking(move || driver.health(Duration::from_secs(5))).await;
         let mut status = status.lock().unwrap_or_else(PoisonError::into_inner);
-        match asked {
-            Ok(Some(health)) => {
-                status.last_error = [health.policy_error, health.kernel_error]
+        *status = match asked {
+            Ok(Some(health)) => DataplaneStatus {
+                alive: true,
+                ready: health.ready,
+                applies: health.applies,
+                failures: health.failures,
+                messages: health.messages,
+                routes: health.routes,
+                unsettled: health.unsettled,
+                drift: health.drift,
+                last_error: [health.policy_error, health.kernel_error, health.device_error]
                     .into_iter()
                     .flatten()
                     .collect::<Vec<_>>()
-                    .join("; ");
-            }
-            _ => status.last_error = "the dataplane thread does not answer".to_owned(),
-        }
+                    .join("; "),
+                ..DataplaneStatus::default()
+            },
+            _ => DataplaneStatus {
+                alive: false,
+                last_error: "the dataplane thread does not answer".to_owned(),
+                ..status.clone()
+            },
+        };
     }
 }
 

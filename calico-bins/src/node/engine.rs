@@ -6,6 +6,7 @@ use calico_bgp::mesh::{Mesh, MeshSettings};
 use calico_dataplane::driver::{Handle, Input};
 use calico_datastore::{SyncEvent, SyncStatus};
 use calico_model::Update;
+use calico_model::config::Texts;
 use calico_model::k8s::Derive;
 use calico_policy::{Graph, GraphConfig};
 use tokio::sync::mpsc;
@@ -23,6 +24,7 @@ pub struct Engine {
     restarting: bool,
     driver: Arc<Handle>,
     status: SharedStatus,
+    configured: Box<dyn FnMut(&Texts) + Send>,
     revision: u64,
     in_sync: bool,
     mesh_dirty: bool,
@@ -64,13 +66,14 @@ impl SharedStatus {
 
 impl Engine {
     /// An engine for `node`. `bgp` is absent when no speaker runs; `restarting` tells that the kernel holds routes of
-    /// an earlier agent.
+    /// an earlier agent; `configured` is called with the effective parameters whenever they change.
     pub fn new(
         config: GraphConfig,
         driver: Arc<Handle>,
         bgp: Option<mpsc::UnboundedSender<Command>>,
         restarting: bool,
         status: SharedStatus,
+        configured: Box<dyn FnMut(&Texts) + Send>,
     ) -> Self {
         let mesh = bgp.map(|commands| (Mesh::new(MeshSettings::new(&config.node)), commands));
         Self {
@@ -80,6 +83,7 @@ impl Engine {
             restarting,
             driver,
             status,
+            configured,
             revision: 0,
             in_sync: false,
             mesh_dirty: true,
@@ -138,6 +142,9 @@ impl Engine {
             return;
         }
         let changes = self.graph.flush();
+        if let Some(parameters) = &changes.config {
+            (self.configured)(parameters);
+        }
         if !changes.is_empty() {
             self.driver.send(Input::Changes(Box::new(changes)));
         }

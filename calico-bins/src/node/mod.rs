@@ -3,8 +3,11 @@
 pub mod agent;
 pub mod autodetect;
 pub mod bgp;
+pub mod configuration;
 pub mod endpoints;
 pub mod engine;
+pub mod health;
+pub mod metrics;
 pub mod protocol;
 pub mod settings;
 pub mod socket;

@@ -288,10 +288,22 @@ impl std::fmt::Display for PeerKind {
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct DataplaneStatus {
+    /// The dataplane thread answers.
+    pub alive: bool,
+    /// Everything that the datastore held at the start is in the kernel.
+    pub ready: bool,
     /// Applies since start.
     pub applies: u64,
     /// Failed applies since start.
     pub failures: u64,
+    /// Messages that changed the kernel, since start.
+    pub messages: u64,
+    /// Routes of ours in the kernel.
+    pub routes: usize,
+    /// Routes, interfaces and neighbours that are not yet as they should be.
+    pub unsettled: usize,
+    /// Objects that somebody else changed and we set right, since start.
+    pub drift: usize,
     /// Workload endpoints of this node.
     pub endpoints: usize,
     /// Those whose policy and routes are in the kernel.

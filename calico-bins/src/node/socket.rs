@@ -21,12 +21,15 @@ const MAX_LINE: u64 = 8 << 20;
 /// Longest time that a caller may wait for an endpoint.
 const MAX_WAIT: Duration = Duration::from_secs(300);
 
+/// Tells how the agent is doing now.
+pub type StatusReader = dyn Fn() -> NodeStatus + Send + Sync;
+
 /// What the socket answers from.
 pub struct Services {
     /// The agent's datastore connection.
     pub store: Arc<dyn Backend>,
     /// How the agent is doing, asked at each request.
-    pub status: Box<dyn Fn() -> NodeStatus + Send + Sync>,
+    pub status: Arc<StatusReader>,
     /// What the kernel enforces.
     pub endpoints: watch::Receiver<Arc<EndpointTable>>,
 }

@@ -22,9 +22,11 @@ impl<P: PolicyDataplane> Driver<P> {
     /// remembered and tried again; nothing else waits for it.
     pub fn apply(&mut self, now: Instant) -> Progress {
         let mut progress = Progress::default();
+        self.applies += 1;
         match self.round(now, &mut progress) {
             Ok(()) => self.kernel_error = None,
             Err(error) => {
+                self.failures += 1;
                 // The outcome of what was sent is unknown: take a new socket and look.
                 tracing::warn!(%error, "the dataplane starts over");
                 self.kernel_error = Some(error.to_string());
@@ -36,6 +38,7 @@ impl<P: PolicyDataplane> Driver<P> {
                 }
             }
         }
+        self.messages += progress.messages as u64;
         progress.statuses = self.endpoints.statuses(&self.standing, &self.routes, &self.interfaces);
         if self.gates.in_sync && self.kernel_error.is_none() && self.standing.in_force {
             self.applied_once = true;
@@ -166,6 +169,7 @@ impl<P: PolicyDataplane> Driver<P> {
             }
             Err(error) => {
                 tracing::error!(error = %describe(&error), "policy is not in force");
+                self.failures += 1;
                 self.standing.error = Some(describe(&error));
                 self.policy_failures = self.policy_failures.saturating_add(1);
                 self.policy_retry = Some(now + Backoff::default().delay(self.policy_failures));

@@ -131,6 +131,12 @@ pub struct Health {
     pub troubles: Vec<(IpNet, RouteStanding)>,
     /// How many objects were found different from what was believed, over all refreshes.
     pub drift: usize,
+    /// Rounds since the start.
+    pub applies: u64,
+    /// Rounds in which the kernel or the policy side failed as a whole.
+    pub failures: u64,
+    /// Messages that changed the kernel, since the start.
+    pub messages: u64,
 }
 
 /// Why a driver could not start.
@@ -170,6 +176,9 @@ pub struct Driver<P> {
     kernel_error: Option<String>,
     applied_once: bool,
     drift: usize,
+    applies: u64,
+    failures: u64,
+    messages: u64,
 }
 
 impl<P: PolicyDataplane> Driver<P> {
@@ -211,6 +220,9 @@ impl<P: PolicyDataplane> Driver<P> {
             kernel_error: None,
             applied_once: false,
             drift: 0,
+            applies: 0,
+            failures: 0,
+            messages: 0,
         };
         driver.configure_kernel();
         driver.read_everything(now)?;
@@ -331,6 +343,9 @@ impl<P: PolicyDataplane> Driver<P> {
             routes: self.routes.in_kernel().count(),
             troubles,
             drift: self.drift,
+            applies: self.applies,
+            failures: self.failures,
+            messages: self.messages,
         }
     }
 }

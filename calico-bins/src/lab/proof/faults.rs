@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
-use super::super::cluster::Cluster;
+use super::super::cluster::{Cluster, PodWish};
 use super::super::probe::Place;
 use super::super::report::Report;
-use super::{PATIENCE, established, eventually, text};
+use super::{HANDLES, PATIENCE, established, eventually, text};
 
 const DENY_OUTSIDE: &str = include_str!("../../../../examples/policy/deny-outside.yaml");
 
@@ -61,6 +61,7 @@ pub(super) fn prove(cluster: &mut Cluster, report: &mut Report) {
         }
     });
     if killed {
+        alone(cluster, report);
         let begun = Instant::now();
         report.step("it starts again and BGP is Established", || {
             cluster.start_agent(1).map_err(text)?;
@@ -71,6 +72,17 @@ pub(super) fn prove(cluster: &mut Cluster, report: &mut Report) {
         report.step("routes are as before", || {
             eventually(PATIENCE, || super::routes(cluster, 1)).map(|_| String::new())
         });
+        report.step("the pod that was attached without an agent is reachable now", || {
+            let orphan = cluster.pod("default", "orphan").map_err(text)?;
+            let address = SocketAddr::from((orphan.ipv4().map_err(text)?, 80));
+            let _server = orphan.place.serve(80).map_err(|e| e.to_string())?;
+            let from = &cluster.pod("default", "busybox01").map_err(text)?.place;
+            let open = from
+                .await_tcp(address, true, Duration::from_millis(40), Instant::now() + PATIENCE)
+                .map_err(|e| e.to_string())?;
+            open.map(|_| address.to_string()).ok_or_else(|| format!("{address} does not answer"))
+        });
+        starts_again(cluster, report);
         std::thread::sleep(Duration::from_millis(500));
     }
     stop.store(true, Ordering::Relaxed);
@@ -96,6 +108,59 @@ pub(super) fn prove(cluster: &mut Cluster, report: &mut Report) {
             .map_err(|e| e.to_string())?;
         let at = open.ok_or("it is still refused")?;
         Ok(format!("{:.1} ms", at.saturating_duration_since(written).as_secs_f64() * 1000.0))
+    });
+}
+
+/// Proves that the CNI plugins need no agent: they do the work themselves, and what they attach stays closed until an
+/// agent has put its policy in force.
+fn alone(cluster: &mut Cluster, report: &mut Report) {
+    let wish = |name| PodWish { name, node: 1, ..PodWish::default() };
+    report.step("CNI ADD without an agent: the plugin does the work itself", || {
+        let pod = cluster.add_pod(&wish("orphan")).map_err(text)?;
+        let detail = format!("{}/32 dev {}", pod.ipv4().map_err(text)?, pod.host_interface());
+        super::check_wire(cluster, "default", "orphan")?;
+        Ok(detail)
+    });
+    report.step("… and nobody reaches that pod before its policy is in force", || {
+        let orphan = cluster.pod("default", "orphan").map_err(text)?;
+        let address = SocketAddr::from((orphan.ipv4().map_err(text)?, 80));
+        let _server = orphan.place.serve(80).map_err(|e| e.to_string())?;
+        let from = &cluster.pod("default", "busybox01").map_err(text)?.place;
+        match from.connect(address, Duration::from_millis(300)).map_err(|e| e.to_string())? {
+            None => Ok(String::new()),
+            Some(_) => Err(format!("{address} answers")),
+        }
+    });
+    report.step("CNI DEL without an agent gives the address back", || {
+        let before = cluster.stored(HANDLES).map_err(text)?.len();
+        cluster.add_pod(&wish("brief")).map_err(text)?;
+        cluster.delete_pod("default", "brief").map_err(text)?;
+        match cluster.stored(HANDLES).map_err(text)?.len() {
+            after if after == before => Ok(format!("{after} handles before and after")),
+            after => Err(format!("{before} handles before, {after} after")),
+        }
+    });
+}
+
+/// Proves that a change of what an agent reads once needs nobody to restart it: metrics are turned on for node2.
+fn starts_again(cluster: &Cluster, report: &mut Report) {
+    const METRICS: &str = "apiVersion: projectcalico.org/v3\nkind: FelixConfiguration\n\
+        metadata: {name: node.node2}\nspec: {prometheusMetricsEnabled: true}\n";
+    report.step("metrics are turned on: the agent starts again by itself and serves them", || {
+        let node = cluster.node(1).map_err(text)?;
+        let before = node.status().map_err(text)?.pid;
+        cluster.apply("node.node2", METRICS).map_err(text)?;
+        let page = eventually(PATIENCE, || {
+            let page = node.place.fetch(9091, "/metrics").map_err(|e| e.to_string())?;
+            established(cluster, node)?;
+            if page.contains("\ncalico_dataplane_ready 1\n") { Ok(page) } else { Err("not ready".to_owned()) }
+        })?;
+        let after = node.status().map_err(text)?.pid;
+        if before != after {
+            return Err(format!("process {before} became {after}"));
+        }
+        let samples = page.lines().filter(|line| !line.starts_with('#')).count();
+        Ok(format!("{samples} samples, still process {after}"))
     });
 }
 

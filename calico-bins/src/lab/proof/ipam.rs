@@ -9,11 +9,10 @@ use ipnet::{IpNet, Ipv4Net};
 use super::super::args::Up;
 use super::super::cluster::{Cluster, PodWish};
 use super::super::report::Report;
-use super::text;
+use super::{HANDLES, text};
 
 const AMERICA: &str = "10.250.0.0/16";
 const BLOCKS: &str = "/calico/ipam/v2/assignment/";
-const HANDLES: &str = "/calico/ipam/v2/handle/";
 
 /// Proves every step.
 pub(super) fn prove(cluster: &mut Cluster, report: &mut Report, options: &Up) {
