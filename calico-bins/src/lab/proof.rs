@@ -2,6 +2,7 @@
 
 mod faults;
 mod ipam;
+mod overlay;
 mod policy;
 mod reach;
 mod refusals;
@@ -189,6 +190,7 @@ fn prove(cluster: &mut Cluster, report: &mut Report, options: &Up) {
     reach::prove(cluster, report);
     policy::prove(cluster, report);
     ipam::prove(cluster, report, options);
+    overlay::prove(cluster, report);
     refusals::prove(cluster, report);
     faults::prove(cluster, report);
     measure(cluster, report);

@@ -23,7 +23,7 @@ use super::metrics;
 use super::protocol::{DataplaneStatus, NodeStatus};
 use super::settings::Settings;
 use super::socket::{self, Services};
-use super::startup;
+use super::{startup, tunnel_addresses};
 use crate::http;
 
 /// Runs the agent until it is told to stop. Whatever it wrote to the kernel stays there.
@@ -120,6 +120,7 @@ async fn run(settings: &Settings) -> Result<(), AnyError> {
     let engine =
         Engine::new(graph, Arc::clone(&driver), bgp, restarting, sync_status.clone(), Box::new(configured));
     let view = felix_view().and(bgp_view(Some(&node)));
+    tokio::spawn(tunnel_addresses::watch(Arc::clone(&store), node.clone()));
     let events = Syncer::start(Arc::clone(&store), view, SyncerOptions::default()).into_events();
     let engine = std::thread::Builder::new().name("policy".to_owned()).spawn(move || engine.run(events))?;
 

@@ -13,3 +13,4 @@ pub mod settings;
 pub mod socket;
 pub mod startup;
 pub mod store;
+pub mod tunnel_addresses;
