@@ -1,7 +1,7 @@
-//! The CNI plugin. See [`calico_bins::cni`].
+//! The CNI plugins, told apart by the name of the program. See [`calico_bins::cni`].
 
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    calico_bins::cni::plugin::main(calico_bins::cni::plugin::Plugin::Calico)
+    calico_bins::cni::plugin::main_by_name()
 }

@@ -23,6 +23,23 @@ pub fn find(plugin: &str, path: &[PathBuf]) -> Result<PathBuf, CniError> {
         })
 }
 
+/// Whether `plugin` is `calico-ipam` and the very program that runs already, under its other name. Then its work can
+/// be done here, without another process and without asking the datastore everything twice.
+pub fn is_inside(plugin: &str, path: &[PathBuf]) -> bool {
+    use std::os::unix::fs::MetadataExt as _;
+    let same = |a: &Path, b: &Path| match (a.metadata(), b.metadata()) {
+        (Ok(a), Ok(b)) => (a.dev(), a.ino()) == (b.dev(), b.ino()),
+        _ => false,
+    };
+    plugin == "calico-ipam" && find(plugin, path).is_ok_and(|file| same(&file, Path::new("/proc/self/exe")))
+}
+
+/// Whether a plugin failed because it is older than the command.
+pub fn is_unknown_command(error: &CniError) -> bool {
+    error.code == code::INVALID_ENVIRONMENT && error.msg.to_ascii_lowercase().contains("unknown cni_command")
+        || error.code == code::INCOMPATIBLE_VERSION
+}
+
 /// Runs `plugin` with the caller's environment and `netconf` on standard input. `args` replaces `CNI_ARGS`.
 /// Standard error goes to ours. An error object of the plugin is returned as it is.
 pub fn run(
@@ -90,6 +107,33 @@ mod tests {
         let file = dir.join(name);
         std::fs::write(&file, format!("#!/bin/sh\n{body}\n")).unwrap();
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
+
+    #[test]
+    fn only_our_own_file_is_run_without_a_process() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = vec![dir.path().to_owned()];
+        assert!(!is_inside("calico-ipam", &path), "it is not there");
+        script(dir.path(), "calico-ipam", "exit 1");
+        assert!(!is_inside("calico-ipam", &path), "somebody's wrapper");
+        std::fs::remove_file(dir.path().join("calico-ipam")).unwrap();
+        for name in ["calico-ipam", "host-local"] {
+            std::os::unix::fs::symlink(std::env::current_exe().unwrap(), dir.path().join(name)).unwrap();
+        }
+        assert!(is_inside("calico-ipam", &path));
+        assert!(!is_inside("host-local", &path));
+    }
+
+    #[test]
+    fn plugins_older_than_the_command_are_recognised() {
+        for (code, text, old) in [
+            (4, "unknown CNI_COMMAND: STATUS", true),
+            (1, "incompatible CNI versions", true),
+            (4, "required env variables [CNI_IFNAME] missing", false),
+            (50, "no address left", false),
+        ] {
+            assert_eq!(is_unknown_command(&CniError::new(code, text)), old, "{text}");
+        }
     }
 
     #[test]

@@ -83,7 +83,8 @@ pub fn describe(
                 ("projectcalico.org/orchestrator", identity.orchestrator),
             ];
             let labels = labels.map(|(key, value)| (key.to_owned(), value.to_owned()));
-            (Labels::from(labels), vec![conf.name.clone()], Vec::new())
+            let labels: Labels = conf.mesos_labels().into_iter().chain(labels).collect();
+            (labels, vec![conf.name.clone()], Vec::new())
         }
     };
     // Labels of namespaces and service accounts are inherited under these prefixes; nobody may fake them.

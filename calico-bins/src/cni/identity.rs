@@ -37,24 +37,38 @@ impl Identity {
     /// The names of the attachment that `env` and `conf` speak of. `interface_prefix` is the first prefix of the
     /// agent's configuration, normally `cali`.
     pub fn new(env: &Env, conf: &NetConf, node: String, interface_prefix: &str) -> Self {
-        let handle = format!("{}.{}", conf.name, env.container_id);
-        let (orchestrator, namespace, pod) = match (&env.args.namespace, &env.args.pod) {
-            (Some(namespace), Some(pod)) => ("k8s", namespace.clone(), pod.clone()),
-            _ => ("cni", "default".to_owned(), String::new()),
+        let pod = match (&env.args.namespace, &env.args.pod) {
+            (Some(namespace), Some(pod)) => Some((namespace.clone(), pod.clone())),
+            _ => None,
         };
-        let host_interface = if orchestrator == "k8s" {
-            kubernetes_interface(interface_prefix, &namespace, &pod, &env.ifname)
-        } else {
-            let id: String = env.container_id.chars().take(11).collect();
-            format!("{interface_prefix}{id}")
+        Self::of(&conf.name, &env.container_id, &env.ifname, pod, node, interface_prefix)
+    }
+
+    /// The names of the attachment of `container_id` to `network`. `pod` is namespace and name where there are pods.
+    pub fn of(
+        network: &str,
+        container_id: &str,
+        ifname: &str,
+        pod: Option<(String, String)>,
+        node: String,
+        interface_prefix: &str,
+    ) -> Self {
+        let handle = format!("{network}.{container_id}");
+        let host_interface = match &pod {
+            Some((namespace, pod)) => kubernetes_interface(interface_prefix, namespace, pod, ifname),
+            None => plain_interface(interface_prefix, container_id, ifname),
+        };
+        let (orchestrator, (namespace, pod)) = match pod {
+            Some(pod) => ("k8s", pod),
+            None => ("cni", ("default".to_owned(), String::new())),
         };
         Self {
             node,
             orchestrator,
             namespace,
             pod,
-            container_id: env.container_id.clone(),
-            endpoint: env.ifname.clone(),
+            container_id: container_id.to_owned(),
+            endpoint: ifname.to_owned(),
             host_interface,
             handle,
         }
@@ -109,12 +123,26 @@ fn kubernetes_interface(prefix: &str, namespace: &str, pod: &str, ifname: &str) 
     names::veth_name(prefix, namespace, &format!("{pod}.{ifname}"))
 }
 
+/// The name that Calico gives the host side of a container's `eth0`. Further interfaces get names of their own.
+fn plain_interface(prefix: &str, container_id: &str, ifname: &str) -> String {
+    if ifname == "eth0" {
+        let id: String = container_id.chars().take(11).collect();
+        return format!("{prefix}{id}");
+    }
+    names::veth_name(prefix, container_id, ifname)
+}
+
 /// The node's name: configuration, file, deprecated `hostname`, then the host's own name in lower case.
 pub fn node_name(conf: &NetConf) -> Result<String, CniError> {
-    if !conf.nodename.trim().is_empty() {
-        return Ok(conf.nodename.trim().to_owned());
-    }
     let file = if conf.nodename_file.is_empty() { NODENAME_FILE } else { &conf.nodename_file };
+    let configured = conf.nodename.trim();
+    if !configured.is_empty() {
+        let other = std::fs::read_to_string(file).unwrap_or_default();
+        if !other.trim().is_empty() && other.trim() != configured {
+            tracing::warn!(configured, agent = other.trim(), "the agent of this node uses another name");
+        }
+        return Ok(configured.to_owned());
+    }
     match std::fs::read_to_string(Path::new(file)) {
         Ok(text) if !text.trim().is_empty() => return Ok(text.trim().to_owned()),
         Ok(_) => {
@@ -188,6 +216,10 @@ mod tests {
     fn a_second_interface_of_a_pod_has_a_name_of_its_own() {
         let first = Identity::new(&env(Some("a"), Some("b"), "eth0"), &conf(), "n".into(), "cali");
         let second = Identity::new(&env(Some("a"), Some("b"), "net1"), &conf(), "n".into(), "cali");
+        assert_ne!(first.host_interface, second.host_interface);
+        assert_eq!(second.host_interface.len(), 15);
+        let first = Identity::new(&env(None, None, "eth0"), &conf(), "n".into(), "cali");
+        let second = Identity::new(&env(None, None, "eth1"), &conf(), "n".into(), "cali");
         assert_ne!(first.host_interface, second.host_interface);
         assert_eq!(second.host_interface.len(), 15);
     }

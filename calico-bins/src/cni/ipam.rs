@@ -3,10 +3,10 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use calico_datastore::ListRequest;
+use calico_datastore::{Datastore, ListRequest};
 use calico_ipam::{
-    AssignIp, AssignIpArgs, AutoAssign, AutoAssignArgs, Family, FamilyResult, IntendedUse, IpamError,
-    IpsByHandle, Operation, ReleaseByHandle, ReleaseIps, ReleaseOptions,
+    AssignIp, AssignIpArgs, Assignment, AutoAssign, AutoAssignArgs, Family, FamilyResult, IntendedUse,
+    IpamError, IpsByHandle, Operation, ReleaseByHandle, ReleaseIps, ReleaseOptions,
 };
 use calico_model::{AnyResource, Kind, Value};
 use ipnet::IpNet;
@@ -15,6 +15,7 @@ use super::conf::NetConf;
 use super::env::Env;
 use super::error::{CniError, code};
 use super::identity::{Identity, node_name};
+use super::journal::{self, Part};
 use super::result::{AddResult, Ip, Route};
 use super::status::require_ready;
 use super::store::{Connection, store_error};
@@ -23,26 +24,60 @@ use crate::ipam_driver::{self, DriverError, now};
 /// Host-wide lock that keeps concurrent calls of one node from racing each other through the datastore.
 const LOCK_FILE: &str = "/var/run/calico/ipam.lock";
 
-/// Assigns the addresses of an attachment.
+/// ADD of the plugin `calico-ipam`.
 pub fn add(env: &Env, conf: &NetConf) -> Result<AddResult, CniError> {
-    let identity = Identity::new(env, conf, node_name(conf)?, "cali");
+    let node = node_name(conf)?;
     let connection = Connection::open(conf)?;
+    let store = &connection.store;
+    store.wait(journal::before_add(&**store.inner(), &journal::directory(conf), &node, &env.container_id))?;
     require_ready(&connection)?;
-    let attributes = attributes(&identity);
-    if let Some(text) = &env.args.ip {
-        let address: IpAddr = text.parse().map_err(|_| {
-            CniError::new(code::INVALID_ENVIRONMENT, format!("invalid IP format: {text}"))
-                .details("CNI_ARGS: IP=<address>")
-        })?;
-        let mut args = AssignIpArgs::new(address, &identity.node, &identity.handle);
-        args.attributes = attributes;
-        args.intended_use = Some(IntendedUse::Workload);
-        let _lock = Lock::take(conf);
-        let assigned = run(&connection, &identity, AssignIp::new(args, now()))?;
-        tracing::info!(address = %assigned.assignment.address, "assigned the requested address");
-        let net = IpNet::from(assigned.assignment.address);
-        return Ok(result(&[(net, net)]));
+    assign(env, conf, &connection, node)
+}
+
+/// Assigns the addresses of an attachment: those that were asked for, or else one of each family that is wanted. When
+/// it fails it has given back what it had assigned.
+pub fn assign(
+    env: &Env,
+    conf: &NetConf,
+    connection: &Connection,
+    node: String,
+) -> Result<AddResult, CniError> {
+    let identity = Identity::new(env, conf, node, "cali");
+    let requested = match &env.args.ip {
+        Some(text) => {
+            let address = text.parse().map_err(|_| {
+                CniError::new(code::INVALID_ENVIRONMENT, format!("invalid IP format: {text}"))
+                    .details("CNI_ARGS: IP=<address>")
+            })?;
+            vec![address]
+        }
+        None => conf.runtime.addresses()?,
+    };
+    if requested.is_empty() {
+        return assign_any(conf, connection, &identity);
     }
+    let _lock = Lock::take(conf);
+    let mut assigned = Vec::new();
+    for address in requested {
+        let mut args = AssignIpArgs::new(address, &identity.node, &identity.handle);
+        args.attributes = attributes(&identity);
+        args.intended_use = Some(IntendedUse::Workload);
+        match run(connection, &identity, AssignIp::new(args, now())) {
+            Ok(one) => {
+                tracing::info!(%address, "assigned the requested address");
+                assigned.push(one.assignment);
+            }
+            Err(error) => {
+                give_back(conf, connection, &identity, &assigned);
+                return Err(error);
+            }
+        }
+    }
+    let nets: Vec<IpNet> = assigned.iter().map(|a| IpNet::from(a.address)).collect();
+    Ok(result(conf, &nets))
+}
+
+fn assign_any(conf: &NetConf, connection: &Connection, identity: &Identity) -> Result<AddResult, CniError> {
     let v4 = u32::from(conf.ipam.wants_ipv4());
     let v6 = u32::from(conf.ipam.wants_ipv6());
     if v4 + v6 == 0 {
@@ -52,51 +87,88 @@ pub fn add(env: &Env, conf: &NetConf) -> Result<AddResult, CniError> {
         ));
     }
     let mut args = AutoAssignArgs::workload(&identity.node, &identity.handle, v4, v6);
-    args.attributes = attributes;
+    args.attributes = attributes(identity);
     args.namespace = (identity.orchestrator == "k8s").then(|| identity.namespace.as_str().into());
-    args.v4.pools = pools(&connection, &conf.ipam.ipv4_pools, false)?;
-    args.v6.pools = pools(&connection, &conf.ipam.ipv6_pools, true)?;
+    args.v4.pools = pools(connection, &conf.ipam.ipv4_pools, false)?;
+    args.v6.pools = pools(connection, &conf.ipam.ipv6_pools, true)?;
     let _lock = Lock::take(conf);
-    let assigned = run(&connection, &identity, AutoAssign::new(args, now()))?;
-    if let Some(short) = assigned.families.iter().find(|f| (f.assigned.len() as u64) < u64::from(f.requested))
-    {
-        let error = too_few(short);
-        let back = assigned.addresses().map(|a| ReleaseOptions {
-            address: a.address,
-            handle: Some(identity.handle.as_str().into()),
-            sequence: Some(a.sequence),
-        });
-        let back: Vec<ReleaseOptions> = back.collect();
-        if !back.is_empty() {
-            let released = run(&connection, &identity, ReleaseIps::new(back, now()));
-            if let Err(e) = released {
-                tracing::warn!(error = %e, "cannot give back the address of the other family");
-            }
+    let assigned = match run_operation(connection, identity, AutoAssign::new(args, now())) {
+        Ok(assigned) => assigned,
+        Err(DriverError::Ipam(IpamError::SecondFamily { assigned, cause })) => {
+            give_back(conf, connection, identity, &assigned);
+            return Err(driver_error(DriverError::Ipam(*cause)));
         }
+        Err(error) => return Err(driver_error(error)),
+    };
+    let short = assigned.families.iter().find(|f| (f.assigned.len() as u64) < u64::from(f.requested));
+    if let Some(short) = short {
+        let error = too_few(short);
+        give_back(conf, connection, identity, &assigned.addresses().cloned().collect::<Vec<_>>());
         return Err(error);
     }
-    let nets: Vec<(IpNet, IpNet)> = assigned
-        .addresses()
-        .filter_map(|a| {
-            let in_block = IpNet::new(a.address, a.block.prefix_len()).ok()?;
-            Some((in_block, in_block))
-        })
-        .collect();
-    Ok(result(&nets))
+    let in_block = |a: &Assignment| IpNet::new(a.address, a.block.prefix_len()).ok();
+    let nets: Vec<IpNet> = assigned.addresses().filter_map(in_block).collect();
+    Ok(result(conf, &nets))
 }
 
-/// Gives back everything that the attachment holds. What is free already is fine.
+/// Releases what a failed ADD had assigned; when the datastore is gone, somebody does it later.
+fn give_back(conf: &NetConf, connection: &Connection, identity: &Identity, assigned: &[Assignment]) {
+    if assigned.is_empty() {
+        return;
+    }
+    let options = |a: &Assignment| ReleaseOptions {
+        address: a.address,
+        handle: Some(identity.handle.as_str().into()),
+        sequence: Some(a.sequence),
+    };
+    let released = run(connection, identity, ReleaseIps::new(assigned.iter().map(options).collect(), now()));
+    let outcome = journal::or_put_off(released.map(drop), conf, Part::Addresses, identity);
+    if let Err(error) = outcome {
+        tracing::warn!(%error, "cannot give back the addresses of the failed attachment");
+    }
+}
+
+/// Gives back everything that the attachment holds. What is free already is fine. Without the datastore it is noted
+/// for later, and that is success.
 pub fn del(env: &Env, conf: &NetConf) -> Result<(), CniError> {
-    let identity = Identity::new(env, conf, node_name(conf)?, "cali");
-    let connection = Connection::open(conf)?;
+    let identity = Identity::new(env, conf, node_name(conf).unwrap_or_default(), "cali");
+    let released = Connection::open(conf)
+        .map_err(|error| CniError { code: code::TRY_AGAIN_LATER, ..error })
+        .and_then(|connection| release_now(conf, &connection, &identity));
+    journal::or_put_off(released, conf, Part::Addresses, &identity)
+}
+
+/// Gives back everything that the attachment holds.
+pub fn release_now(conf: &NetConf, connection: &Connection, identity: &Identity) -> Result<(), CniError> {
     let _lock = Lock::take(conf);
-    for handle in [identity.handle.clone(), identity.workload_handle()] {
-        match run_operation(&connection, &identity, ReleaseByHandle::new(&handle, now())) {
+    let handles = [identity.handle.clone(), identity.workload_handle()];
+    connection.store.wait(release(&**connection.store.inner(), identity, &handles))
+}
+
+/// Releases all addresses of `handles`. A handle that does not exist is fine.
+pub(super) async fn release(
+    store: &dyn Datastore,
+    identity: &Identity,
+    handles: &[String],
+) -> Result<(), CniError> {
+    for handle in handles {
+        match ipam_driver::run(store, ReleaseByHandle::new(handle, now()), seed(identity)).await {
             Ok(_) | Err(DriverError::Ipam(IpamError::NotFound { .. })) => {}
             Err(error) => return Err(driver_error(error)),
         }
     }
     Ok(())
+}
+
+/// Releases `addresses` whoever holds them: what an earlier sandbox of the same pod has.
+pub(super) fn release_addresses(
+    connection: &Connection,
+    identity: &Identity,
+    addresses: &[IpAddr],
+) -> Result<(), CniError> {
+    let options = |address: &IpAddr| ReleaseOptions { address: *address, handle: None, sequence: None };
+    let options: Vec<ReleaseOptions> = addresses.iter().map(options).collect();
+    run(connection, identity, ReleaseIps::new(options, now())).map(drop)
 }
 
 /// The attachment must hold an address.
@@ -109,12 +181,9 @@ pub fn check(env: &Env, conf: &NetConf) -> Result<(), CniError> {
         Err(error) => return Err(driver_error(error)),
     };
     let Some(previous) = conf.previous()? else { return Ok(()) };
-    let lost: Vec<String> = previous
-        .ips
-        .iter()
-        .filter(|ip| !held.contains(&ip.address.addr()))
-        .map(|ip| ip.address.addr().to_string())
-        .collect();
+    let expected = previous.addresses_of(&env.ifname);
+    let lost: Vec<String> =
+        expected.iter().filter(|address| !held.contains(address)).map(ToString::to_string).collect();
     if lost.is_empty() {
         return Ok(());
     }
@@ -126,8 +195,10 @@ pub fn gc(_env: &Env, conf: &NetConf) -> Result<(), CniError> {
     let Some(valid) = &conf.valid_attachments else {
         return Err(CniError::new(code::INVALID_CONFIG, "GC needs cni.dev/valid-attachments"));
     };
+    let begun = jiff::Timestamp::now();
     let node = node_name(conf)?;
     let connection = Connection::open(conf)?;
+    connection.store.wait(journal::replay(&**connection.store.inner(), &journal::directory(conf), &node));
     let _lock = Lock::take(conf);
     let blocks = connection.store.list(&ListRequest::blocks()).map_err(store_error)?;
     let prefix = format!("{}.", conf.name);
@@ -139,6 +210,11 @@ pub fn gc(_env: &Env, conf: &NetConf) -> Result<(), CniError> {
             let Some(handle) = attribute.handle_id.as_deref() else { continue };
             let Some(container) = handle.strip_prefix(&prefix) else { continue };
             let ours = attribute.active_owner_attrs.get("node") == Some(&node);
+            // The runtime made its list before it called; what is younger is an ADD of the meantime.
+            let younger = attribute.active_owner_attrs.get("timestamp").and_then(|text| assigned_at(text));
+            if younger.is_some_and(|at| at >= begun) {
+                continue;
+            }
             if ours && !handle.starts_with(&machines) && !valid.iter().any(|v| v.container_id == container) {
                 stale.insert(handle.to_owned());
             }
@@ -173,6 +249,12 @@ fn attributes(identity: &Identity) -> BTreeMap<String, String> {
         attributes.insert("namespace".to_owned(), identity.namespace.clone());
     }
     attributes
+}
+
+/// When an address was assigned, by its attribute.
+fn assigned_at(text: &str) -> Option<jiff::Timestamp> {
+    let (seconds, _) = text.split_once(" +0000")?;
+    format!("{}Z", seconds.replacen(' ', "T", 1)).parse().ok()
 }
 
 /// Pools are named by CIDR or by name.
@@ -223,11 +305,13 @@ fn too_few(short: &FamilyResult) -> CniError {
     ))
 }
 
-/// Address with the block's prefix length, and one route per address.
-fn result(nets: &[(IpNet, IpNet)]) -> AddResult {
+/// Addresses with the block's prefix length. Calico's own plugin takes a route per address as the sign that it is to
+/// make routes on the node; any other plugin would take it literally and trip over the kernel's own.
+fn result(conf: &NetConf, nets: &[IpNet]) -> AddResult {
+    let signs = if conf.plugin_type == "calico" { nets } else { &[] };
     AddResult {
-        ips: nets.iter().map(|(net, _)| Ip { address: *net, gateway: None, interface: None }).collect(),
-        routes: nets.iter().map(|(_, dst)| Route { dst: *dst, gw: None }).collect(),
+        ips: nets.iter().map(|net| Ip { address: *net, gateway: None, interface: None }).collect(),
+        routes: signs.iter().map(|net| Route::new(*net, None)).collect(),
         ..AddResult::default()
     }
 }
@@ -245,14 +329,24 @@ fn run_operation<O: Operation>(
     identity: &Identity,
     operation: O,
 ) -> Result<O::Output, DriverError> {
-    let seed = u64::from(std::process::id())
-        ^ identity.handle.bytes().fold(0, |h, b| h << 5 ^ h >> 59 ^ u64::from(b));
-    connection.store.wait(ipam_driver::run(&**connection.store.inner(), operation, seed))
+    connection.store.wait(ipam_driver::run(&**connection.store.inner(), operation, seed(identity)))
+}
+
+/// Spreads the waits of calls that race.
+fn seed(identity: &Identity) -> u64 {
+    u64::from(std::process::id()) ^ identity.handle.bytes().fold(0, |h, b| h << 5 ^ h >> 59 ^ u64::from(b))
 }
 
 fn driver_error(error: DriverError) -> CniError {
     match error {
         DriverError::Store(error) => store_error(error),
+        // What may be different a moment later: a lost race, a write without an answer, a node that is not
+        // registered yet.
+        DriverError::Ipam(
+            error @ (IpamError::Contention { .. }
+            | IpamError::OutcomeUnknown { .. }
+            | IpamError::NodeMissing { .. }),
+        ) => CniError::new(code::TRY_AGAIN_LATER, error.to_string()),
         DriverError::Ipam(error) => CniError::generic(error.to_string()),
     }
 }

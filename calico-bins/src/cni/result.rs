@@ -35,6 +35,12 @@ pub struct Interface {
     /// Path of the network namespace, empty for a host interface.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub sandbox: String,
+    /// Path of the socket behind the interface (DPDK and the like). CNI 1.1.0 and later.
+    #[serde(rename = "socketPath", default, skip_serializing_if = "String::is_empty")]
+    pub socket_path: String,
+    /// PCI address of the device. CNI 1.1.0 and later.
+    #[serde(rename = "pciID", default, skip_serializing_if = "String::is_empty")]
+    pub pci_id: String,
 }
 
 /// An address of a result.
@@ -55,6 +61,35 @@ pub struct Route {
     pub dst: IpNet,
     /// Next hop.
     pub gw: Option<IpAddr>,
+    /// What CNI 1.1.0 added; handed on as it came.
+    pub more: RouteExtras,
+}
+
+impl Route {
+    /// A route without attributes.
+    pub fn new(dst: IpNet, gw: Option<IpAddr>) -> Self {
+        Self { dst, gw, more: RouteExtras::default() }
+    }
+}
+
+/// Attributes of a route since CNI 1.1.0. Zero is a table and a scope of its own, so absence is `None`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RouteExtras {
+    /// MTU of the route.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mtu: Option<u32>,
+    /// Maximum segment size announced to TCP peers.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub advmss: Option<u32>,
+    /// Priority, lower wins.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<u32>,
+    /// Routing table.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub table: Option<u32>,
+    /// Scope.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<u32>,
 }
 
 /// DNS settings of a result.
@@ -126,6 +161,38 @@ impl AddResult {
         Ok(result)
     }
 
+    /// This plugin's result behind what earlier plugins of the chain did: theirs stays as it is, ours is added.
+    #[must_use]
+    pub fn after(mut self, previous: Option<Self>) -> Self {
+        let Some(mut merged) = previous else { return self };
+        let shift = merged.interfaces.len();
+        for ip in &mut self.ips {
+            ip.interface = ip.interface.map(|index| index + shift);
+        }
+        merged.interfaces.append(&mut self.interfaces);
+        merged.ips.append(&mut self.ips);
+        merged.routes.append(&mut self.routes);
+        if self.dns != Dns::default() {
+            merged.dns = self.dns;
+        }
+        merged
+    }
+
+    /// The addresses of the interface `name` inside the container. A result that names no interfaces (an IPAM
+    /// plugin's, or one before 0.3.0) speaks of one interface only, and all addresses are its own.
+    pub fn addresses_of(&self, name: &str) -> Vec<IpAddr> {
+        let ours = |ip: &&Ip| match ip.interface.and_then(|index| self.interfaces.get(index)) {
+            Some(interface) => interface.name == name && !interface.sandbox.is_empty(),
+            None => ip.interface.is_none(),
+        };
+        self.ips.iter().filter(ours).map(|ip| ip.address.addr()).collect()
+    }
+
+    /// The interface `name` inside the container.
+    pub fn container_interface(&self, name: &str) -> Option<&Interface> {
+        self.interfaces.iter().find(|i| i.name == name && !i.sandbox.is_empty())
+    }
+
     /// The result as JSON of CNI version `version`. Versions before 0.3.0 hold one address per family and no
     /// interfaces.
     pub fn to_value(&self, version: &str) -> Result<Value, CniError> {
@@ -138,7 +205,7 @@ impl AddResult {
             self.routes
                 .iter()
                 .filter(|r| v6.is_none_or(|v6| r.dst.addr().is_ipv6() == v6))
-                .map(route_json)
+                .map(|route| route_json(route, parsed >= (1, 1, 0)))
                 .collect()
         };
         if parsed < (0, 3, 0) {
@@ -160,7 +227,11 @@ impl AddResult {
             if !self.interfaces.is_empty() {
                 let mut interfaces = self.interfaces.clone();
                 if parsed < (1, 1, 0) {
-                    interfaces.iter_mut().for_each(|i| i.mtu = 0);
+                    for interface in &mut interfaces {
+                        interface.mtu = 0;
+                        interface.socket_path.clear();
+                        interface.pci_id.clear();
+                    }
                 }
                 out.insert("interfaces".into(), json!(interfaces));
             }
@@ -193,8 +264,11 @@ fn ip_json(ip: &Ip, with_version: bool) -> Value {
     Value::Object(one)
 }
 
-fn route_json(route: &Route) -> Value {
-    let mut one = Map::new();
+fn route_json(route: &Route, with_extras: bool) -> Value {
+    let mut one = match serde_json::to_value(&route.more) {
+        Ok(Value::Object(extras)) if with_extras => extras,
+        _ => Map::new(),
+    };
     one.insert("dst".into(), json!(route.dst.to_string()));
     if let Some(gw) = route.gw {
         one.insert("gw".into(), json!(gw));
@@ -240,7 +314,8 @@ where
 
 fn read_routes(value: &Value, routes: &mut Vec<Route>) -> Result<(), CniError> {
     for one in list(value, "routes") {
-        routes.push(Route { dst: required(one, "dst", "routes")?, gw: optional(one, "gw")? });
+        let more = RouteExtras::deserialize(one).map_err(|e| decoding("routes", e))?;
+        routes.push(Route { dst: required(one, "dst", "routes")?, gw: optional(one, "gw")?, more });
     }
     Ok(())
 }
@@ -258,16 +333,14 @@ mod tests {
                     mac: "8e:11:5c:00:00:01".into(),
                     mtu: 1450,
                     sandbox: "/n/x".into(),
+                    ..Interface::default()
                 },
             ],
             ips: vec![
                 Ip { address: "10.0.0.5/32".parse().unwrap(), gateway: None, interface: Some(1) },
                 Ip { address: "fd00::5/128".parse().unwrap(), gateway: None, interface: Some(1) },
             ],
-            routes: vec![Route {
-                dst: "0.0.0.0/0".parse().unwrap(),
-                gw: Some("169.254.1.1".parse().unwrap()),
-            }],
+            routes: vec![Route::new("0.0.0.0/0".parse().unwrap(), Some("169.254.1.1".parse().unwrap()))],
             dns: Dns::default(),
         }
     }
@@ -300,6 +373,29 @@ mod tests {
         assert!(v10["ips"][0].get("version").is_none());
         assert!(v10["interfaces"][1].get("mtu").is_none());
         assert_eq!(sample().to_value("1.1.0").unwrap()["interfaces"][1]["mtu"], 1450);
+    }
+
+    #[test]
+    fn what_earlier_plugins_did_stays_and_ours_follows() {
+        let text = br#"{"cniVersion":"1.1.0",
+            "interfaces":[{"name":"dummy0","sandbox":"/n/x","pciID":"0000:00:02.0","socketPath":"/s"}],
+            "ips":[{"interface":0,"address":"192.0.2.7/24"}],
+            "routes":[{"dst":"198.51.100.0/24","mtu":1400,"table":0,"priority":7}],"dns":{"nameservers":["9.9.9.9"]}}"#;
+        let previous = AddResult::from_json(text).unwrap();
+        let merged = sample().after(Some(previous));
+        assert_eq!(merged.interfaces.len(), 3);
+        assert_eq!(merged.ips.iter().map(|ip| ip.interface).collect::<Vec<_>>(), [Some(0), Some(2), Some(2)]);
+        assert_eq!(merged.addresses_of("eth0").len(), 2);
+        assert_eq!(merged.addresses_of("dummy0").len(), 1);
+        assert_eq!(merged.container_interface("eth0").unwrap().mtu, 1450);
+        let newest = merged.to_value("1.1.0").unwrap();
+        assert_eq!(newest["routes"][0], json!({"dst":"198.51.100.0/24","mtu":1400,"table":0,"priority":7}));
+        assert_eq!(newest["interfaces"][0]["pciID"], "0000:00:02.0");
+        assert_eq!(newest["dns"]["nameservers"][0], "9.9.9.9");
+        let older = merged.to_value("1.0.0").unwrap();
+        assert_eq!(older["routes"][0], json!({"dst":"198.51.100.0/24"}));
+        assert!(older["interfaces"][0].get("pciID").is_none());
+        assert_eq!(sample().after(None), sample());
     }
 
     #[test]

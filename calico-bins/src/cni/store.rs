@@ -43,6 +43,11 @@ impl Connection {
         }
     }
 
+    /// Whether the agent of this node answers.
+    pub fn has_agent(&self) -> bool {
+        self.agent.is_some()
+    }
+
     /// Waits until the agent says that the policy of `id`, as of datastore revision `revision`, is in the
     /// kernel. `Ok(false)`: there is no agent to ask.
     pub fn wait_until_programmed(
