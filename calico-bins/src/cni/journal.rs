@@ -94,7 +94,7 @@ impl Entry {
         match self.part {
             Part::Endpoint => detach::delete_endpoint(store, &identity).await,
             // Older releases' second handle names the pod, and a new pod may have that name by now.
-            Part::Addresses => ipam::release(store, &identity, &[identity.handle.clone()]).await,
+            Part::Addresses => ipam::release(store, &identity, std::slice::from_ref(&identity.handle)).await,
         }
     }
 }
@@ -156,15 +156,25 @@ pub struct Replayed {
 
 /// Does what is noted. One caller at a time: others wait for it.
 pub async fn replay(store: &dyn Datastore, dir: &Path, node: &str) -> Replayed {
+    replay_under(FlockOperation::LockExclusive, store, dir, node).await
+}
+
+async fn replay_under(operation: FlockOperation, store: &dyn Datastore, dir: &Path, node: &str) -> Replayed {
     let mut replayed = Replayed::default();
     if notes(dir).is_empty() {
         return replayed;
     }
     // Held until the end. Between reading a note and removing it no ADD may begin with the same container.
-    let _lock = File::open(dir).and_then(|file| {
-        rustix::fs::flock(&file, FlockOperation::LockExclusive)?;
+    let lock = File::open(dir).and_then(|file| {
+        rustix::fs::flock(&file, operation)?;
         Ok(file)
     });
+    let _lock = match lock {
+        Ok(lock) => Some(lock),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => return replayed,
+        // A file system without locks: better than never doing it.
+        Err(_) => None,
+    };
     for path in notes(dir) {
         let Some(entry) = read(&path) else { continue };
         if replayed.error.is_some() {
@@ -211,7 +221,8 @@ pub async fn before_add(
 pub async fn replay_forever(store: std::sync::Arc<dyn Datastore>, node: String) {
     let dir = directory(&NetConf::default());
     loop {
-        replay(&*store, &dir, &node).await;
+        // A plugin that is at it may be waiting for this very agent: never wait for it.
+        replay_under(FlockOperation::NonBlockingLockExclusive, &*store, &dir, &node).await;
         tokio::time::sleep(AGENT_PERIOD).await;
     }
 }

@@ -465,6 +465,7 @@ pub fn environment(node: Option<&str>) -> Vec<(&'static str, String)> {
         variables.push(("NODENAME", node.to_owned()));
         variables.push(("CALICO_NODENAME_FILE", dir.join("nodename").display().to_string()));
         variables.push(("CALICO_NODE_SOCKET", dir.join("node.sock").display().to_string()));
+        variables.push((crate::cni::journal::VARIABLE, dir.join("cni-journal").display().to_string()));
     }
     variables
 }

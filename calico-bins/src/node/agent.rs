@@ -126,6 +126,7 @@ async fn run(settings: &Settings) -> Result<(), AnyError> {
 
     let health = Arc::new(Mutex::new(DataplaneStatus::default()));
     tokio::spawn(watch_health(Arc::clone(&driver), Arc::clone(&health)));
+    tokio::spawn(crate::cni::journal::replay_forever(Arc::clone(&store), node.clone()));
     let status: Arc<socket::StatusReader> = {
         let (node, table) = (node.clone(), table.clone());
         let speaks_bgp = settings.bgp();
