@@ -269,8 +269,7 @@ impl Collector {
         if due.len() >= 100 && percent > usize::from(self.config.max_leaked_percent) {
             plan.suspended = Some((due.len(), census.total));
         } else {
-            plan.leaks = due;
-            plan.leaks.truncate(self.config.max_releases);
+            plan.leaks = whole_handles(due, self.config.max_releases);
         }
         self.find_dead_hosts(blocks, stock, owners, &census.busy, plan);
     }
@@ -452,6 +451,19 @@ impl<'a> Census<'a> {
     fn hold(&mut self, allocation: &Allocation<'a>) {
         self.held.extend(allocation.attribute.handle.as_deref());
     }
+}
+
+/// At most `limit` addresses, but all of a handle or none: the first handle goes even if it is larger.
+fn whole_handles(mut leaks: Vec<ReleaseOptions>, limit: usize) -> Vec<ReleaseOptions> {
+    let mut end = limit.max(1);
+    if let Some(cut) = leaks.get(end).map(|options| options.handle.clone()) {
+        let belongs = |options: &ReleaseOptions| options.handle == cut;
+        let first = leaks.iter().position(belongs).unwrap_or(end);
+        let last = leaks.iter().rposition(belongs).unwrap_or(end);
+        end = if first > 0 { first } else { last + 1 };
+    }
+    leaks.truncate(end);
+    leaks
 }
 
 fn is_damaged(blocks: &[Item], cidr: IpNet) -> bool {

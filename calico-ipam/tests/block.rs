@@ -139,7 +139,7 @@ fn a_released_address_cools_down_and_keeps_the_block_in_use() {
 
 /// Defect 16: a release time in the future is clamped, not held for ever.
 #[test]
-fn a_release_time_in_the_future_is_pulled_back_to_now() {
+fn defect_16_a_release_time_in_the_future_is_pulled_back_to_now() {
     let mut block = block("10.0.0.0/30", SECOND);
     block.auto_assign(1, &held_by("h"), None, None).unwrap();
     block.release_by_handle("h", 1_000_000 * SECOND, 60);

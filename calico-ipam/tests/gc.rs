@@ -139,6 +139,20 @@ fn a_handle_goes_as_a_whole_or_not_at_all() {
 }
 
 #[test]
+fn a_bounded_pass_cuts_between_handles_and_not_within_one() {
+    for (limit, expected) in [(1, 3), (2, 3), (3, 3), (4, 3), (5, 5), (100, 5)] {
+        let config = GcConfig { max_releases: limit, ..GcConfig::default() };
+        let (mut store, mut collector) = (store(), Collector::new(config));
+        assign(&mut store, "node1", "a", 2, 1, None);
+        assign(&mut store, "node1", "b", 1, 1, None);
+        let cluster = Cluster::default();
+        pass(&mut collector, &store, &cluster, NOW);
+        let plan = pass(&mut collector, &store, &cluster, NOW + GRACE);
+        assert_eq!(plan.leaks.len(), expected, "at most {limit}");
+    }
+}
+
+#[test]
 fn a_view_that_calls_most_addresses_leaked_is_not_believed() {
     let (mut store, mut collector) = (store(), Collector::new(GcConfig::default()));
     for at in 0..120 {

@@ -18,7 +18,7 @@ fn check(seed: u64, steps: usize, scenario: &Scenario) -> Report {
 }
 
 #[test]
-fn no_interleaving_or_fault_breaks_an_invariant() {
+fn defect_13_no_interleaving_or_fault_breaks_an_invariant() {
     let report = check(1, steps() / 2, &Scenario::default());
     println!("{report:?}");
     assert!(report.conflicts > 0 && report.crashes > 0 && report.lost > 0 && report.stale > 0);
