@@ -14,6 +14,7 @@ pub mod env;
 pub mod error;
 pub mod host_local;
 pub mod identity;
+pub mod install;
 pub mod ipam;
 pub mod journal;
 mod log;

@@ -25,7 +25,8 @@ pub fn main() -> ExitCode {
     match name.as_str() {
         "calico" => crate::cni::plugin::main(crate::cni::plugin::Plugin::Calico),
         "calico-ipam" => crate::cni::plugin::main(crate::cni::plugin::Plugin::CalicoIpam),
-        "calico-node" => crate::node::agent::main(crate::node::settings::Settings::parse()),
+        "calico-node" => crate::cni::install::main_if_asked()
+            .unwrap_or_else(|| crate::node::agent::main(crate::node::settings::Settings::parse())),
         "calicoctl" => crate::ctl::main(),
         _ => lab(Cli::parse()),
     }
