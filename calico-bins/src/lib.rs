@@ -9,3 +9,5 @@ pub mod http;
 pub mod ipam_driver;
 pub mod lab;
 pub mod node;
+#[cfg(feature = "fanout")]
+pub mod typha;

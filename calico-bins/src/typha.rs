@@ -1,0 +1,200 @@
+//! `calico-typha`: follows the datastore once and serves many nodes.
+
+use std::convert::Infallible;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use calico_datastore::Role;
+use calico_datastore::config::{DatastoreConfig, Pem};
+use calico_datastore::fanout::{FanoutServer, ServerOptions, TlsSettings};
+use clap::Parser;
+use http_body_util::Full;
+use hyper::body::{Bytes, Incoming};
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use tokio::net::TcpListener;
+
+type AnyError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Fan-out of a Calico datastore: one watch on the store, any number of nodes behind it.
+///
+/// Which datastore is used is told by DATASTORE_TYPE, CALICO_DATASTORE_PATH or ETCD_*. Either all of the TLS
+/// settings are given, with at least one name that clients must have, or none.
+#[derive(Debug, Clone, Parser)]
+#[command(name = "calico-typha", version, max_term_width = 100)]
+pub struct Settings {
+    /// Address to listen on; all addresses by default.
+    #[arg(long, env = "TYPHA_SERVERHOST", default_value_t = IpAddr::V6(Ipv6Addr::UNSPECIFIED))]
+    pub host: IpAddr,
+    /// Port to listen on.
+    #[arg(long, env = "TYPHA_SERVERPORT", default_value_t = 5473)]
+    pub port: u16,
+    /// Private key of the server.
+    #[arg(long, env = "TYPHA_SERVERKEYFILE")]
+    pub key_file: Option<PathBuf>,
+    /// Certificate of the server.
+    #[arg(long, env = "TYPHA_SERVERCERTFILE")]
+    pub cert_file: Option<PathBuf>,
+    /// Authority of the clients' certificates.
+    #[arg(long, env = "TYPHA_CAFILE")]
+    pub ca_file: Option<PathBuf>,
+    /// Common name that clients may have.
+    #[arg(long, env = "TYPHA_CLIENTCN")]
+    pub client_cn: Option<String>,
+    /// URI name that clients may have.
+    #[arg(long, env = "TYPHA_CLIENTURISAN")]
+    pub client_uri_san: Option<String>,
+    /// Clients beyond this number are sent to an alternate.
+    #[arg(long, env = "TYPHA_MAXCONNECTIONSUPPERLIMIT", default_value_t = 10_000)]
+    pub max_connections: usize,
+    /// Other servers as host:port, for clients that are sent away.
+    #[arg(long, env = "TYPHA_ALTERNATES", value_delimiter = ',')]
+    pub alternates: Vec<String>,
+    /// Seconds that a client may lag.
+    #[arg(long, env = "TYPHA_SERVERMAXFALLBEHINDSECS", default_value_t = 300)]
+    pub max_fall_behind: u64,
+    /// Seconds between pings.
+    #[arg(long, env = "TYPHA_SERVERPINGINTERVALSECS", default_value_t = 10)]
+    pub ping_interval: u64,
+    /// Seconds of silence after which a client is given up.
+    #[arg(long, env = "TYPHA_SERVERPONGTIMEOUTSECS", default_value_t = 60)]
+    pub pong_timeout: u64,
+    /// Seconds that clients get to leave at the end.
+    #[arg(long, env = "TYPHA_SHUTDOWNTIMEOUTSECS", default_value_t = 300)]
+    pub shutdown_timeout: u64,
+    /// Port of /liveness, /readiness and /metrics on localhost; 0, the default, serves none.
+    #[arg(long, env = "TYPHA_HEALTHPORT", default_value_t = 0)]
+    pub health_port: u16,
+    /// What to log: a level, or directives such as info,calico_datastore=debug.
+    #[arg(long, env = "CALICO_LOG", default_value = "info")]
+    pub log: String,
+}
+
+impl Settings {
+    fn tls(&self) -> Result<Option<TlsSettings>, AnyError> {
+        match (&self.key_file, &self.cert_file, &self.ca_file) {
+            (None, None, None) => Ok(None),
+            (Some(key), Some(cert), Some(ca)) => Ok(Some(TlsSettings {
+                cert: Pem::File(cert.clone()),
+                key: Pem::File(key.clone()),
+                ca: Pem::File(ca.clone()),
+                peer_cn: self.client_cn.clone().filter(|name| !name.is_empty()),
+                peer_uri: self.client_uri_san.clone().filter(|name| !name.is_empty()),
+            })),
+            _ => Err("TLS needs a key file, a certificate file and an authority file; set all three or none"
+                .into()),
+        }
+    }
+
+    fn options(&self) -> Result<ServerOptions, AnyError> {
+        Ok(ServerOptions {
+            tls: self.tls()?,
+            max_connections: self.max_connections,
+            alternates: self.alternates.clone(),
+            max_fall_behind: Duration::from_secs(self.max_fall_behind),
+            ping_interval: Duration::from_secs(self.ping_interval.max(1)),
+            pong_timeout: Duration::from_secs(self.pong_timeout.max(2)),
+            ..ServerOptions::default()
+        })
+    }
+}
+
+/// Serves until it is told to stop.
+pub fn main(settings: Settings) -> ExitCode {
+    let filter = tracing_subscriber::EnvFilter::try_new(&settings.log)
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    let builder =
+        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
+    // Fails only when logging was started before, by a test.
+    let _ = tracing::subscriber::set_global_default(builder.finish());
+    let outcome = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .map_err(AnyError::from)
+        .and_then(|runtime| runtime.block_on(run(&settings)));
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!(%error, "calico-typha stops");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(settings: &Settings) -> Result<(), AnyError> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let config = DatastoreConfig::load(None)?;
+    let store = calico_datastore::open(&config, Role::Agent)?;
+    let address = SocketAddr::new(settings.host, settings.port);
+    let server = Arc::new(FanoutServer::start(store, address, settings.options()?).await?);
+    tracing::info!(address = %server.address(), tls = settings.key_file.is_some(), "calico-typha serves");
+    let health = match settings.health_port {
+        0 => None,
+        port => {
+            let listener = TcpListener::bind(("localhost", port)).await?;
+            Some(tokio::spawn(serve_health(listener, Arc::clone(&server))))
+        }
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping; clients are sent to other servers");
+    if let Some(health) = health {
+        health.abort();
+    }
+    server.shutdown(Duration::from_secs(settings.shutdown_timeout)).await;
+    Ok(())
+}
+
+async fn serve_health(listener: TcpListener, server: Arc<FanoutServer>) {
+    while let Ok((stream, _)) = listener.accept().await {
+        let server = Arc::clone(&server);
+        tokio::spawn(async move {
+            let service = hyper::service::service_fn(|request: Request<Incoming>| {
+                let answer = answer(request.uri().path(), &server);
+                async move { Ok::<_, Infallible>(answer) }
+            });
+            // A client that goes away in the middle is no matter of ours.
+            let _ = hyper::server::conn::http1::Builder::new()
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+        });
+    }
+}
+
+fn answer(path: &str, server: &FanoutServer) -> Response<Full<Bytes>> {
+    let (status, text) = match path {
+        "/liveness" => (StatusCode::OK, "alive\n".to_owned()),
+        "/readiness" if server.ready() => (StatusCode::OK, "ready\n".to_owned()),
+        "/readiness" => (StatusCode::SERVICE_UNAVAILABLE, "not in sync with the datastore\n".to_owned()),
+        "/metrics" => (StatusCode::OK, server.stats().prometheus()),
+        _ => (StatusCode::NOT_FOUND, "/liveness, /readiness or /metrics\n".to_owned()),
+    };
+    let mut response = Response::new(Full::new(Bytes::from(text)));
+    *response.status_mut() = status;
+    response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Settings::command().debug_assert();
+    }
+
+    #[test]
+    fn half_of_tls_is_refused() {
+        let settings = Settings::parse_from(["calico-typha", "--key-file", "/k"]);
+        assert!(settings.options().unwrap_err().to_string().contains("all three"));
+        let settings = Settings::parse_from(["calico-typha"]);
+        assert!(settings.options().unwrap().tls.is_none());
+    }
+}
