@@ -1,6 +1,5 @@
 //! `calico-typha`: follows the datastore once and serves many nodes.
 
-use std::convert::Infallible;
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -11,11 +10,9 @@ use calico_datastore::Role;
 use calico_datastore::config::{DatastoreConfig, Pem};
 use calico_datastore::fanout::{FanoutServer, ServerOptions, TlsSettings};
 use clap::Parser;
-use http_body_util::Full;
-use hyper::body::{Bytes, Incoming};
-use hyper::{Request, Response, StatusCode};
-use hyper_util::rt::TokioIo;
 use tokio::net::TcpListener;
+
+use crate::http::{self, Answer};
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -136,7 +133,8 @@ async fn run(settings: &Settings) -> Result<(), AnyError> {
         0 => None,
         port => {
             let listener = TcpListener::bind(("localhost", port)).await?;
-            Some(tokio::spawn(serve_health(listener, Arc::clone(&server))))
+            let server = Arc::clone(&server);
+            Some(tokio::spawn(http::serve(listener, Arc::new(move |path: &str| answer(path, &server)))))
         }
     };
     tokio::select! {
@@ -151,33 +149,14 @@ async fn run(settings: &Settings) -> Result<(), AnyError> {
     Ok(())
 }
 
-async fn serve_health(listener: TcpListener, server: Arc<FanoutServer>) {
-    while let Ok((stream, _)) = listener.accept().await {
-        let server = Arc::clone(&server);
-        tokio::spawn(async move {
-            let service = hyper::service::service_fn(|request: Request<Incoming>| {
-                let answer = answer(request.uri().path(), &server);
-                async move { Ok::<_, Infallible>(answer) }
-            });
-            // A client that goes away in the middle is no matter of ours.
-            let _ = hyper::server::conn::http1::Builder::new()
-                .serve_connection(TokioIo::new(stream), service)
-                .await;
-        });
+fn answer(path: &str, server: &FanoutServer) -> Option<Answer> {
+    match path {
+        "/liveness" => Some(Answer::ok("alive\n")),
+        "/readiness" if server.ready() => Some(Answer::ok("ready\n")),
+        "/readiness" => Some(Answer::unavailable("not in sync with the datastore\n")),
+        "/metrics" => Some(Answer::ok(server.stats().prometheus())),
+        _ => None,
     }
-}
-
-fn answer(path: &str, server: &FanoutServer) -> Response<Full<Bytes>> {
-    let (status, text) = match path {
-        "/liveness" => (StatusCode::OK, "alive\n".to_owned()),
-        "/readiness" if server.ready() => (StatusCode::OK, "ready\n".to_owned()),
-        "/readiness" => (StatusCode::SERVICE_UNAVAILABLE, "not in sync with the datastore\n".to_owned()),
-        "/metrics" => (StatusCode::OK, server.stats().prometheus()),
-        _ => (StatusCode::NOT_FOUND, "/liveness, /readiness or /metrics\n".to_owned()),
-    };
-    let mut response = Response::new(Full::new(Bytes::from(text)));
-    *response.status_mut() = status;
-    response
 }
 
 #[cfg(test)]

@@ -254,6 +254,40 @@ impl DatastoreConfig {
         spec.resolve(None)
     }
 
+    /// Reads the name of a place: etcd endpoints, a `CalicoAPIConfig` file (`.cfg`, `.yaml`, `.yml`, `.json`), or the
+    /// file of an embedded store. User and TLS files of etcd come from the environment.
+    ///
+    /// ```
+    /// use calico_datastore::config::DatastoreConfig;
+    /// let config = DatastoreConfig::from_place("/tmp/lab/calico.db", |_| None)?;
+    /// assert_eq!(config, DatastoreConfig::Sqlite { path: "/tmp/lab/calico.db".into() });
+    /// let config = DatastoreConfig::from_place("http://10.0.0.1:2379", |_| None)?;
+    /// assert!(matches!(config, DatastoreConfig::Etcd(etcd) if etcd.endpoints.len() == 1));
+    /// # Ok::<(), calico_datastore::StoreError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// [`StoreError::Config`].
+    pub fn from_place(place: &str, env: impl Fn(&str) -> Option<String>) -> Result<Self, StoreError> {
+        if place.starts_with("http://") || place.starts_with("https://") {
+            return Self::from_environment(|name| match name.strip_prefix("CALICO_").unwrap_or(name) {
+                "DATASTORE_TYPE" => Some("etcdv3".to_owned()),
+                "ETCD_ENDPOINTS" => Some(place.to_owned()),
+                "ETCD_DISCOVERY_SRV" => None,
+                _ => env(name),
+            });
+        }
+        let path = Path::new(place);
+        match path.extension().and_then(|extension| extension.to_str()) {
+            Some("cfg" | "yaml" | "yml" | "json") => Self::from_file(path),
+            _ if place.is_empty() => Err(StoreError::Config {
+                name: "datastore".to_owned(),
+                reason: "a place is a file or http://host:port".to_owned(),
+            }),
+            _ => Ok(Self::Sqlite { path: path.to_owned() }),
+        }
+    }
+
     /// Reads environment variables: for each `X`, `CALICO_X` wins over `X`; an empty value counts as unset.
     ///
     /// ```

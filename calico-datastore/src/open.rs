@@ -22,19 +22,8 @@ pub enum Role {
 /// Whatever opening the file reports; [`StoreError::Config`] for a store that this build does not have.
 pub fn open(config: &DatastoreConfig, role: Role) -> Result<Arc<dyn Datastore>, StoreError> {
     match config {
-        #[cfg(feature = "sqlite")]
-        DatastoreConfig::Sqlite { path } => {
-            let mut options = crate::SqliteOptions::new(path);
-            options.maintain = role == Role::Agent;
-            Ok(Arc::new(crate::Store::new(crate::SqliteStore::open(options)?)))
-        }
-        #[cfg(not(feature = "sqlite"))]
-        DatastoreConfig::Sqlite { .. } => Err(absent("sqlite", role)),
-        #[cfg(feature = "etcd")]
-        DatastoreConfig::Etcd(config) => Ok(Arc::new(crate::Store::new(crate::EtcdStore::new(config)?))),
-        #[cfg(not(feature = "etcd"))]
-        DatastoreConfig::Etcd(_) => Err(absent("etcdv3", role)),
         DatastoreConfig::Kubernetes(_) => Err(absent("kubernetes", role)),
+        _ => Ok(Arc::new(crate::Store::new(open_backend(config, role)?))),
     }
 }
 
@@ -67,6 +56,16 @@ pub fn open_backend(config: &DatastoreConfig, role: Role) -> Result<Arc<dyn Back
 fn absent(kind: &str, _role: Role) -> StoreError {
     StoreError::Config {
         name: "DATASTORE_TYPE".to_owned(),
-        reason: format!("this build has no {kind} datastore"),
+        reason: match kind {
+            "kubernetes" => {
+                "the Kubernetes API is no datastore of this version; use sqlite or etcdv3".to_owned()
+            }
+            _ => format!("this program was built without {kind}; build it with --features {}", feature(kind)),
+        },
     }
+}
+
+/// The feature that brings a store in.
+fn feature(kind: &str) -> &str {
+    if kind == "etcdv3" { "etcd" } else { kind }
 }

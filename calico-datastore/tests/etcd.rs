@@ -33,7 +33,9 @@ fn installed() -> bool {
     let found =
         Command::new("etcd").arg("--version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
     if !found {
-        eprintln!("SKIPPED tests/etcd.rs: no etcd in PATH (Debian: apt-get install etcd-server etcd-client)");
+        eprintln!(
+            "skipped: tests/etcd.rs: no etcd in PATH (Debian: apt-get install etcd-server etcd-client)"
+        );
     }
     found
 }
@@ -43,7 +45,7 @@ fn installed_with_ctl() -> bool {
         Command::new("etcdctl").arg("version").stdout(Stdio::null()).stderr(Stdio::null()).status().is_ok();
     if !found {
         eprintln!(
-            "SKIPPED a case of tests/etcd.rs: no etcdctl in PATH (Debian: apt-get install etcd-client)"
+            "skipped: a case of tests/etcd.rs: no etcdctl in PATH (Debian: apt-get install etcd-client)"
         );
     }
     found && installed()
@@ -221,7 +223,7 @@ fn certificates(directory: &Path) -> bool {
     let done = Command::new("sh").args(["-c", script]).current_dir(directory).output();
     let made = done.is_ok_and(|output| output.status.success());
     if !made {
-        eprintln!("SKIPPED etcd over TLS: no openssl program to make certificates");
+        eprintln!("skipped: etcd over TLS: no openssl program to make certificates");
     }
     made
 }

@@ -368,7 +368,7 @@ fn certificates(directory: &Path) -> bool {
     let done = Command::new("sh").args(["-c", script]).current_dir(directory).output();
     let made = done.is_ok_and(|output| output.status.success());
     if !made {
-        eprintln!("SKIPPED fan-out over TLS: no openssl program to make certificates");
+        eprintln!("skipped: fan-out over TLS: no openssl program to make certificates");
     }
     made
 }

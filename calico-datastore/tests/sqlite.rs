@@ -284,7 +284,7 @@ fn a_full_disk_makes_the_store_read_only() {
     let namespaces = ["-rm", "true"];
     if !Command::new("unshare").args(namespaces).status().is_ok_and(|status| status.success()) {
         eprintln!(
-            "SKIPPED a_full_disk_makes_the_store_read_only: needs unprivileged user namespaces (or root)"
+            "skipped: a_full_disk_makes_the_store_read_only: needs unprivileged user namespaces (or root)"
         );
         return;
     }

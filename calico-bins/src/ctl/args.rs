@@ -7,8 +7,8 @@ use clap::{Args, Parser, Subcommand};
 
 /// Manages Calico objects and asks nodes about their state.
 ///
-/// Without a configuration file the datastore is chosen by the environment: DATASTORE_TYPE (sqlite, etcdv3,
-/// kubernetes), for sqlite CALICO_DATASTORE_PATH.
+/// Without a configuration file the datastore is chosen by the environment: DATASTORE_TYPE (sqlite, etcdv3), for
+/// sqlite CALICO_DATASTORE_PATH, for etcdv3 ETCD_ENDPOINTS and the other ETCD_* variables.
 #[derive(Debug, Parser)]
 #[command(name = "calicoctl", version, max_term_width = 100, arg_required_else_help = true)]
 pub struct Cli {
@@ -16,9 +16,9 @@ pub struct Cli {
     #[arg(short, long, global = true, value_name = "FILE")]
     pub config: Option<PathBuf>,
 
-    /// Datastore file of the embedded store; overrides configuration and environment.
-    #[arg(long, global = true, value_name = "FILE")]
-    pub datastore: Option<PathBuf>,
+    /// File of the embedded store, etcd endpoints, or a configuration file; overrides everything else.
+    #[arg(long, global = true, value_name = "PLACE")]
+    pub datastore: Option<String>,
 
     /// Level of the log on standard error: panic, fatal, error, warn, info, debug or trace.
     #[arg(short, long, global = true, default_value = "panic", value_name = "LEVEL")]
@@ -201,6 +201,19 @@ pub enum DatastoreCommand {
         /// The step.
         #[command(subcommand)]
         command: MigrateCommand,
+    },
+    /// Copy all content from one datastore into another one, which is locked until everything is there.
+    ///
+    /// A place is the file of an embedded store, etcd endpoints (http://host:port,…; user and TLS files come from
+    /// ETCD_* variables), or a configuration file that ends in .cfg, .yaml, .yml or .json.
+    Copy {
+        /// Place of the source. Lock it first if programs still write there.
+        from: String,
+        /// Place of the target.
+        to: String,
+        /// Replace what the target has: what the source does not have is deleted.
+        #[arg(long)]
+        replace: bool,
     },
 }
 

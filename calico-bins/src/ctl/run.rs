@@ -2,12 +2,13 @@
 
 use std::future::Future;
 use std::io::Write;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use calico_datastore::config::DatastoreConfig;
 use calico_datastore::{Backend, Role, StoreError, migrate, yaml};
 use clap::CommandFactory as _;
 use serde_json::Value as Json;
+use tokio::runtime::Runtime;
 
 use super::apply::{self, Action, Done, Outcome, WriteError, client};
 use super::args::{Cli, Command, DatastoreCommand, Files, MigrateCommand, NodeCommand, Target};
@@ -86,6 +87,9 @@ fn command(cli: &Cli, streams: &mut Streams<'_>) -> Result<u8, Failed> {
         Command::Datastore { command: DatastoreCommand::Migrate { command } } => {
             migrate(&connect(cli)?, command, streams)
         }
+        Command::Datastore { command: DatastoreCommand::Copy { from, to, replace } } => {
+            copy(from, to, *replace, streams)
+        }
         Command::Node { command: NodeCommand::Status { socket, output } } => {
             node_status(socket.as_deref(), output, streams)
         }
@@ -99,16 +103,22 @@ fn command(cli: &Cli, streams: &mut Streams<'_>) -> Result<u8, Failed> {
 
 /// Runs asynchronous work on this thread.
 pub(super) fn block_on<T>(work: impl Future<Output = T>) -> Result<T, Failed> {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| Failed(format!("cannot start: {error}")))?;
+    // One for all commands: connections over the network live and die with the runtime they were made in.
+    static RUNTIME: OnceLock<Runtime> = OnceLock::new();
+    let runtime = match RUNTIME.get() {
+        Some(runtime) => runtime,
+        None => {
+            let new = tokio::runtime::Builder::new_current_thread().enable_all().build();
+            let new = new.map_err(|error| Failed(format!("cannot start: {error}")))?;
+            RUNTIME.get_or_init(|| new)
+        }
+    };
     Ok(runtime.block_on(work))
 }
 
 fn connect(cli: &Cli) -> Result<Arc<dyn Backend>, Failed> {
     let config = match &cli.datastore {
-        Some(path) => DatastoreConfig::Sqlite { path: path.clone() },
+        Some(place) => DatastoreConfig::from_place(place, |name| std::env::var(name).ok())?,
         None => DatastoreConfig::load(cli.config.as_deref())?,
     };
     Ok(calico_datastore::open_backend(&config, Role::Tool)?)
@@ -181,6 +191,31 @@ fn migrate(
             writeln!(streams.out, "Datastore information successfully imported: {} entries.", done.written)?;
         }
     }
+    Ok(0)
+}
+
+fn copy(from: &str, to: &str, replace: bool, streams: &mut Streams<'_>) -> Result<u8, Failed> {
+    let place = |text: &str| DatastoreConfig::from_place(text, |name| std::env::var(name).ok());
+    let (source, target) = (place(from)?, place(to)?);
+    if source == target {
+        return Err(Failed(format!("{from} and {to} are the same datastore")));
+    }
+    // Opening would make an empty one.
+    if let DatastoreConfig::Sqlite { path } = &source
+        && !path.exists()
+    {
+        return Err(Failed(format!("{from}: there is no such datastore")));
+    }
+    let source = calico_datastore::open_backend(&source, Role::Tool)?;
+    let target = calico_datastore::open_backend(&target, Role::Tool)?;
+    let mode = if replace { migrate::Target::Replace } else { migrate::Target::MustBeEmpty };
+    let done = block_on(migrate::copy(&source, &target, mode))?.map_err(|error| match error {
+        StoreError::Exists { key, .. } => {
+            Failed(format!("{to} is not empty, it has {key}; --replace replaces everything there"))
+        }
+        error => error.into(),
+    })?;
+    writeln!(streams.out, "Copied {} entries, deleted {} in {to}.", done.written, done.deleted)?;
     Ok(0)
 }
 

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// A whole Calico cluster on one machine, without root and without a container engine.
 ///
@@ -31,12 +31,33 @@ pub struct Up {
     /// Pods that the step about overflowing blocks puts on one node.
     #[arg(long, default_value_t = 70, value_parser = clap::value_parser!(u16).range(1..=1000))]
     pub pods: u16,
+    /// What holds the cluster's objects. etcd needs the program of that name, and this one built with --features etcd.
+    #[arg(long, value_enum, default_value_t = Datastore::Embedded)]
+    pub datastore: Datastore,
     /// Print one JSON object instead of lines.
     #[arg(long)]
     pub json: bool,
     /// Keep the logs of the agents in this directory.
     #[arg(long, value_name = "DIR")]
     pub logs: Option<PathBuf>,
+}
+
+/// The datastore of a cluster.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Datastore {
+    /// One SQLite file that all nodes open.
+    Embedded,
+    /// An etcd server that the nodes reach over the network.
+    Etcd,
+}
+
+impl std::fmt::Display for Datastore {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Embedded => "embedded",
+            Self::Etcd => "etcd",
+        })
+    }
 }
 
 /// A subcommand.

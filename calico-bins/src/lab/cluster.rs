@@ -14,9 +14,11 @@ use calico_dataplane::netlink::{
 };
 use calico_dataplane::netns::{NamespaceError, NetNs};
 use calico_dataplane::sys::process;
-use calico_datastore::{Backend, SqliteOptions, SqliteStore, StoreError};
+use calico_datastore::config::DatastoreConfig;
+use calico_datastore::{Backend, Role, StoreError};
 use ipnet::{IpNet, Ipv4Net};
 
+use super::args::Datastore;
 use super::probe::Place;
 use super::sandbox::{ROOT, program};
 use crate::cni::error::CniError;
@@ -143,6 +145,8 @@ pub struct Cluster {
     /// The datastore.
     pub store: Arc<dyn Backend>,
     runtime: tokio::runtime::Runtime,
+    /// The etcd server; ends with the lab.
+    _etcd: Option<Child>,
     /// Milliseconds that each ADD took.
     pub add_times: Vec<f64>,
     /// Milliseconds that each DEL took.
@@ -159,24 +163,70 @@ impl std::fmt::Debug for Cluster {
     }
 }
 
-/// Where the datastore of the lab is.
-pub fn datastore_path() -> PathBuf {
-    Path::new(ROOT).join("datastore/calico.db")
+/// The directory of the datastore.
+fn datastore_dir(datastore: Datastore) -> PathBuf {
+    Path::new(ROOT).join("datastore").join(match datastore {
+        Datastore::Embedded => "calico.db",
+        Datastore::Etcd => "etcd",
+    })
+}
+
+/// Which datastore the lab has, and where it is: a file, or an URL that all nodes reach.
+pub fn datastore() -> (Datastore, String) {
+    // The programs that `exec` starts find out by looking, like this one.
+    if datastore_dir(Datastore::Etcd).exists() {
+        let [a, b, c, _] = SUBNET.octets();
+        (Datastore::Etcd, format!("http://{a}.{b}.{c}.1:2379"))
+    } else {
+        (Datastore::Embedded, datastore_dir(Datastore::Embedded).display().to_string())
+    }
+}
+
+/// Starts etcd. Its address on the bridge will come later.
+fn start_etcd() -> Result<Child, ClusterError> {
+    let mut netlink = Rtnetlink::open()?;
+    let lo = netlink.link("lo")?;
+    netlink.change_link(lo.index, &LinkChange::Up)?;
+    let dir = datastore_dir(Datastore::Etcd);
+    let log =
+        std::fs::File::create(Path::new(ROOT).join("etcd.log")).map_err(io_error("cannot make a log"))?;
+    let outputs = log.try_clone().map_err(io_error("cannot duplicate a descriptor"))?;
+    std::fs::create_dir_all(&dir).map_err(io_error(format!("cannot make {}", dir.display())))?;
+    let (_, advertised) = datastore();
+    Command::new("etcd")
+        .arg("--data-dir")
+        .arg(&dir)
+        .args(["--listen-client-urls", "http://0.0.0.0:2379", "--advertise-client-urls", &advertised])
+        .args(["--listen-peer-urls", "http://127.0.0.1:2380"])
+        .stdin(Stdio::null())
+        .stdout(outputs)
+        .stderr(log)
+        .spawn()
+        .map_err(io_error("cannot start etcd (Debian: apt-get install etcd-server)"))
 }
 
 impl Cluster {
     /// Opens the datastore; there are no nodes yet.
-    pub fn open() -> Result<Self, ClusterError> {
+    pub fn open(datastore: Datastore) -> Result<Self, ClusterError> {
         let runtime = tokio::runtime::Builder::new_current_thread()
             .enable_all()
             .build()
             .map_err(io_error("cannot start the runtime"))?;
-        let store = SqliteStore::open(SqliteOptions::new(datastore_path()))?;
+        let (place, etcd) = match datastore {
+            Datastore::Embedded => (self::datastore().1, None),
+            Datastore::Etcd => ("http://127.0.0.1:2379".to_owned(), Some(start_etcd()?)),
+        };
+        let store =
+            calico_datastore::open_backend(&DatastoreConfig::from_place(&place, |_| None)?, Role::Tool)?;
+        if etcd.is_some() {
+            runtime.block_on(reachable(&store))?;
+        }
         Ok(Self {
             nodes: Vec::new(),
             pods: BTreeMap::new(),
-            store: Arc::new(store),
+            store,
             runtime,
+            _etcd: etcd,
             add_times: Vec::new(),
             del_times: Vec::new(),
             containers: 0,
@@ -446,7 +496,13 @@ impl Node {
         plugin["name"] = list["name"].clone();
         plugin["cniVersion"] = list["cniVersion"].clone();
         plugin["nodename"] = self.name.clone().into();
-        plugin["datastore_path"] = datastore_path().display().to_string().into();
+        match datastore() {
+            (Datastore::Embedded, path) => plugin["datastore_path"] = path.into(),
+            (Datastore::Etcd, endpoint) => {
+                plugin["datastore_type"] = "etcdv3".into();
+                plugin["etcd_endpoints"] = endpoint.into();
+            }
+        }
         plugin["agent_socket"] = self.socket().display().to_string().into();
         plugin["log_file_path"] = self.dir.join("cni.log").display().to_string().into();
         plugin["ipam_lock_file"] = self.dir.join("ipam.lock").display().to_string().into();
@@ -456,10 +512,14 @@ impl Node {
 
 /// What tells the programs of a node (or of none) where they are.
 pub fn environment(node: Option<&str>) -> Vec<(&'static str, String)> {
-    let mut variables = vec![
-        ("DATASTORE_TYPE", "sqlite".to_owned()),
-        ("CALICO_DATASTORE_PATH", datastore_path().display().to_string()),
-    ];
+    let mut variables = match datastore() {
+        (Datastore::Embedded, path) => {
+            vec![("DATASTORE_TYPE", "sqlite".to_owned()), ("CALICO_DATASTORE_PATH", path)]
+        }
+        (Datastore::Etcd, endpoint) => {
+            vec![("DATASTORE_TYPE", "etcdv3".to_owned()), ("ETCD_ENDPOINTS", endpoint)]
+        }
+    };
     if let Some(node) = node {
         let dir = Path::new(ROOT).join("nodes").join(node);
         variables.push(("NODENAME", node.to_owned()));
@@ -468,6 +528,18 @@ pub fn environment(node: Option<&str>) -> Vec<(&'static str, String)> {
         variables.push((crate::cni::journal::VARIABLE, dir.join("cni-journal").display().to_string()));
     }
     variables
+}
+
+/// Waits until the store answers.
+async fn reachable(store: &Arc<dyn Backend>) -> Result<(), StoreError> {
+    let deadline = Instant::now() + Duration::from_secs(30);
+    loop {
+        match store.info().await {
+            Ok(_) => return Ok(()),
+            Err(error) if Instant::now() > deadline || !error.is_retryable() => return Err(error),
+            Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+        }
+    }
 }
 
 /// Blocks that BGP must have brought to a node: routes of other nodes' blocks through their addresses.

@@ -49,7 +49,11 @@ fn lab(cli: Cli) -> ExitCode {
 }
 
 fn up(options: &Up) -> Result<ExitCode, SandboxError> {
-    let mut arguments = vec![format!("--nodes={}", options.nodes), format!("--pods={}", options.pods)];
+    let mut arguments = vec![
+        format!("--nodes={}", options.nodes),
+        format!("--pods={}", options.pods),
+        format!("--datastore={}", options.datastore),
+    ];
     if options.json {
         arguments.push("--json".to_owned());
     }

@@ -42,13 +42,13 @@ pub(super) fn inside(options: &Up) -> ExitCode {
         return failure(&error.to_string());
     }
     let mut report = Report::new(options.json);
-    let mut cluster = match Cluster::open() {
+    let mut cluster = match Cluster::open(options.datastore) {
         Ok(cluster) => cluster,
         Err(error) => return failure(&error.to_string()),
     };
     report.remark(&format!(
-        "calico-lab: {} nodes, embedded datastore, node-to-node mesh of AS 64512",
-        options.nodes
+        "calico-lab: {} nodes, {} datastore, node-to-node mesh of AS 64512",
+        options.nodes, options.datastore
     ));
     prove(&mut cluster, &mut report, options);
     for index in 0..cluster.nodes.len() {
@@ -103,8 +103,8 @@ fn text(error: ClusterError) -> String {
 
 fn prove(cluster: &mut Cluster, report: &mut Report, options: &Up) {
     report.section("Store");
-    if !report.step("the embedded datastore is initialised", || {
-        cluster.initialise().map(|()| super::cluster::datastore_path().display().to_string()).map_err(text)
+    if !report.step(format!("the {} datastore is initialised", options.datastore), || {
+        cluster.initialise().map(|()| super::cluster::datastore().1).map_err(text)
     }) {
         return;
     }

@@ -9,7 +9,7 @@ use calico_dataplane::manager::EndpointStatus;
 use calico_dataplane::netlink::{Family, RouteFilter, RouteProtocol, Rtnetlink};
 use calico_dataplane::nft;
 use calico_datastore::config::DatastoreConfig;
-use calico_datastore::{Role, Syncer, SyncerOptions, bgp_view, felix_view};
+use calico_datastore::{Datastore, Role, Store};
 use calico_model::config::Texts;
 use calico_policy::GraphConfig;
 use tokio::sync::{mpsc, watch};
@@ -23,6 +23,7 @@ use super::metrics;
 use super::protocol::{DataplaneStatus, NodeStatus};
 use super::settings::Settings;
 use super::socket::{self, Services};
+use super::upstream::{self, Peers};
 use super::{startup, tunnel_addresses};
 use crate::http;
 
@@ -70,11 +71,12 @@ async fn run(settings: &Settings) -> Result<(), AnyError> {
     let node = settings.node_name();
     tracing::info!(%node, version = env!("CARGO_PKG_VERSION"), "calico-node starts");
     let local = configuration::local(settings);
+    let peers = Peers::new(&settings.peers, &local, |name| std::env::var(name).ok());
     require_privileges()?;
 
     let config = DatastoreConfig::load(None)?;
-    let store = calico_datastore::open(&config, Role::Agent)?;
-    let backend = socket_backend(&config)?;
+    let backend = calico_datastore::open_backend(&config, Role::Agent)?;
+    let store: Arc<dyn Datastore> = Arc::new(Store::new(Arc::clone(&backend)));
     crate::ctl::initialise::initialise(&backend).await?;
     let addresses = startup::addresses(settings, &startup::interfaces()?)?;
     startup::register(&*store, &node, addresses, settings.as_number.as_deref(), settings.bgp()).await?;
@@ -119,9 +121,8 @@ async fn run(settings: &Settings) -> Result<(), AnyError> {
     };
     let engine =
         Engine::new(graph, Arc::clone(&driver), bgp, restarting, sync_status.clone(), Box::new(configured));
-    let view = felix_view().and(bgp_view(Some(&node)));
     tokio::spawn(tunnel_addresses::watch(Arc::clone(&store), node.clone()));
-    let events = Syncer::start(Arc::clone(&store), view, SyncerOptions::default()).into_events();
+    let events = upstream::follow(Arc::clone(&store), &node, &peers)?;
     let engine = std::thread::Builder::new().name("policy".to_owned()).spawn(move || engine.run(events))?;
 
     let health = Arc::new(Mutex::new(DataplaneStatus::default()));
@@ -276,15 +277,6 @@ fn resident_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
     line.and_then(|text| text.split_whitespace().next()?.parse().ok()).unwrap_or_default()
-}
-
-fn socket_backend(config: &DatastoreConfig) -> Result<Arc<dyn calico_datastore::Backend>, AnyError> {
-    match config {
-        DatastoreConfig::Sqlite { path } => {
-            Ok(Arc::new(calico_datastore::SqliteStore::open(calico_datastore::SqliteOptions::new(path))?))
-        }
-        other => Err(format!("datastore {other:?} is not supported by this agent yet").into()),
-    }
 }
 
 fn write_nodename(settings: &Settings, node: &str) {

@@ -14,3 +14,4 @@ pub mod socket;
 pub mod startup;
 pub mod store;
 pub mod tunnel_addresses;
+pub mod upstream;

@@ -44,6 +44,11 @@ pub struct Settings {
     /// Parameters in the form of Felix's configuration file.
     #[arg(long, env = "FELIX_CONFIG", default_value = "/etc/calico/felix.cfg")]
     pub felix_config: PathBuf,
+    /// Fan-out servers (calico-typha) as host:port, in the order to try; objects are then read from them instead of
+    /// from the datastore. Also told by FELIX_TYPHAADDR, with TLS by FELIX_TYPHAKEYFILE, …CERTFILE, …CAFILE and …CN
+    /// or …URISAN.
+    #[arg(long, value_delimiter = ',', value_name = "HOST:PORT")]
+    pub peers: Vec<String>,
     /// Log lines as JSON.
     #[arg(long, env = "CALICO_LOG_JSON")]
     pub log_json: bool,

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use futures::future::BoxFuture;
 use futures::stream::{self, StreamExt};
-use tokio::sync::Mutex;
+use tokio::sync::{Mutex, OnceCell};
 
 use super::connection::{Connection, Repeat};
 use super::proto::{
@@ -27,6 +27,10 @@ use crate::memory::check;
 const PAGE: i64 = 1_000;
 /// Raw Kubernetes objects: below this prefix a shared etcd holds Kubernetes' own data in another encoding.
 const KUBERNETES: &str = "/registry/";
+/// How the values of Kubernetes' own API server begin.
+const KUBERNETES_ENCODING: &[u8] = b"k8s\0";
+/// What the API server of Kubernetes always has, the first in its own encoding and the second in JSON.
+const KUBERNETES_SIGNS: [&str; 2] = ["/registry/namespaces/", "/registry/apiregistration.k8s.io/"];
 
 /// A store in an etcd v3 cluster, with the keys and values of Calico.
 ///
@@ -41,6 +45,8 @@ struct Inner {
     connection: Connection,
     leases: Mutex<HashMap<Duration, Lease>>,
     kubernetes: bool,
+    /// Set once it is known that the cluster is not that of a Kubernetes API server.
+    ours: OnceCell<()>,
 }
 
 /// A lease that several writes share.
@@ -67,7 +73,9 @@ impl EtcdStore {
         Self::build(config, false)
     }
 
-    /// The same for a cluster of our own, in which raw Kubernetes objects are kept as in the embedded store.
+    /// The same for a cluster of our own, in which raw Kubernetes objects are kept as in the embedded store. In
+    /// the cluster of a Kubernetes API server, what that server keeps is left out, and no Kubernetes object is
+    /// written.
     ///
     /// # Errors
     /// [`StoreError::Config`].
@@ -77,7 +85,8 @@ impl EtcdStore {
 
     fn build(config: &EtcdConfig, kubernetes: bool) -> Result<Self, StoreError> {
         let connection = Connection::new(config)?;
-        Ok(Self { inner: Arc::new(Inner { connection, leases: Mutex::new(HashMap::new()), kubernetes }) })
+        let (leases, ours) = (Mutex::new(HashMap::new()), OnceCell::new());
+        Ok(Self { inner: Arc::new(Inner { connection, leases, kubernetes, ours }) })
     }
 
     /// The ranges that this store serves.
@@ -156,16 +165,42 @@ impl EtcdStore {
         Ok(answer.id)
     }
 
+    /// Whether no API server of Kubernetes keeps its data here.
+    async fn is_ours(&self) -> Result<bool, StoreError> {
+        let looked = self.inner.ours.get_or_try_init(|| async {
+            for (sign, encoded) in KUBERNETES_SIGNS.into_iter().zip([true, false]) {
+                let range = KeyRange::Prefix(sign.to_owned());
+                let request = RangeRequest {
+                    key: range_start(&range),
+                    range_end: range_end(&range),
+                    limit: 1,
+                    ..RangeRequest::default()
+                };
+                let found = self.range(request).await.map_err(Some)?.kvs.into_iter().next();
+                if found.is_some_and(|kv| !encoded || kv.value.starts_with(KUBERNETES_ENCODING)) {
+                    return Err(None);
+                }
+            }
+            Ok(())
+        });
+        match looked.await {
+            Ok(()) => Ok(true),
+            Err(None) => Ok(false),
+            Err(Some(error)) => Err(error),
+        }
+    }
+
     async fn commit(&self, writes: Vec<RawWrite>) -> Result<Committed, StoreError> {
         RawWrite::check_all(&writes)?;
-        if let Some(write) =
-            writes.iter().find(|write| !self.inner.kubernetes && write.key.starts_with(KUBERNETES))
+        if let Some(write) = writes.iter().find(|write| write.key.starts_with(KUBERNETES))
+            && !(self.inner.kubernetes && self.is_ours().await?)
         {
             return Err(StoreError::NotSupported {
                 operation: "write",
                 key: write.key.clone(),
-                reason: "Kubernetes objects live in the Kubernetes API or in the embedded store, not in etcd"
-                    .to_owned(),
+                reason:
+                    "this etcd may be that of Kubernetes itself; change the object through the Kubernetes API"
+                        .to_owned(),
             });
         }
         let mut request = TxnRequest::default();
@@ -215,11 +250,20 @@ pub(crate) fn revision(header: Option<ResponseHeader>) -> u64 {
 
 /// The entry of a key-value pair; `None` for keys that are no text and so cannot be ours.
 fn entry(kv: KeyValue) -> Option<RawEntry> {
+    let key = String::from_utf8(kv.key).ok()?;
+    if is_foreign(&key, &kv.value) {
+        return None;
+    }
     Some(RawEntry {
-        key: String::from_utf8(kv.key).ok()?,
+        key,
         value: Bytes::from(kv.value),
         revision: u64::try_from(kv.mod_revision).unwrap_or(0),
     })
+}
+
+/// Whether the API server of Kubernetes wrote this.
+pub(crate) fn is_foreign(key: &str, value: &[u8]) -> bool {
+    value.starts_with(KUBERNETES_ENCODING) && key.starts_with(KUBERNETES)
 }
 
 fn previous(answer: ResponseOp) -> Option<RawEntry> {

@@ -7,7 +7,7 @@ use tokio::sync::mpsc;
 use tonic::Streaming;
 
 use super::proto::{WatchCreateRequest, WatchKind, WatchRequest, WatchResponse};
-use super::store::{EtcdStore, range_end, range_start, revision};
+use super::store::{EtcdStore, is_foreign, range_end, range_start, revision};
 use crate::backend::{Bytes, KeyRange, KeyRanges, RawBatch, RawEvent};
 use crate::error::StoreError;
 
@@ -130,7 +130,7 @@ impl Follower {
             let Some(kv) = event.kv else { continue };
             reached = reached.max(u64::try_from(kv.mod_revision).unwrap_or(0));
             let Ok(key) = String::from_utf8(kv.key) else { continue };
-            if self.ranges.contains(&key) {
+            if self.ranges.contains(&key) && !is_foreign(&key, &kv.value) {
                 // For a deletion this is the revision of the deletion itself.
                 let revision = u64::try_from(kv.mod_revision).unwrap_or(0);
                 let value = (event.kind == 0).then(|| Bytes::from(kv.value));
