@@ -53,6 +53,9 @@ pub struct Settings {
     /// Seconds that a client may lag.
     #[arg(long, env = "TYPHA_SERVERMAXFALLBEHINDSECS", default_value_t = 300)]
     pub max_fall_behind: u64,
+    /// Seconds within which updates to one client go out together.
+    #[arg(long, env = "TYPHA_SERVERMINBATCHINGAGETHRESHOLDSECS", default_value_t = 0.01)]
+    pub min_batching: f64,
     /// Seconds between pings.
     #[arg(long, env = "TYPHA_SERVERPINGINTERVALSECS", default_value_t = 10)]
     pub ping_interval: u64,
@@ -92,6 +95,8 @@ impl Settings {
             max_connections: self.max_connections,
             alternates: self.alternates.clone(),
             max_fall_behind: Duration::from_secs(self.max_fall_behind),
+            min_batching: Duration::try_from_secs_f64(self.min_batching)
+                .map_err(|error| format!("{} seconds of batching: {error}", self.min_batching))?,
             ping_interval: Duration::from_secs(self.ping_interval.max(1)),
             pong_timeout: Duration::from_secs(self.pong_timeout.max(2)),
             ..ServerOptions::default()

@@ -38,6 +38,8 @@ mod open;
 mod request;
 #[cfg(feature = "sqlite")]
 mod sqlite;
+#[cfg(any(feature = "etcd", feature = "fanout"))]
+mod srv;
 mod syncer;
 pub mod yaml;
 

@@ -214,11 +214,15 @@ fn certificates(directory: &Path) -> bool {
     let script = "
         set -e
         openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=authority -keyout ca.key -out ca.crt
-        for name in server client; do
-            openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=$name -keyout $name.key -out $name.csr
-            printf 'subjectAltName=IP:127.0.0.1,DNS:localhost\\nextendedKeyUsage=serverAuth,clientAuth\\n' > ext
-            openssl x509 -req -days 2 -in $name.csr -CA ca.crt -CAkey ca.key -CAcreateserial -extfile ext -out $name.crt
-        done
+        issue() {
+            openssl req -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=$1 -keyout $1.key -out $1.csr
+            printf 'subjectAltName=%s\\nextendedKeyUsage=serverAuth,clientAuth\\n' $3 > ext
+            openssl x509 -req -days $2 -in $1.csr -CA ca.crt -CAkey ca.key -CAcreateserial -extfile ext -out $1.crt
+        }
+        issue server 2 IP:127.0.0.1,DNS:localhost
+        issue client 2 DNS:client
+        issue elsewhere 2 DNS:elsewhere.example
+        issue outdated -1 IP:127.0.0.1
         openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=stranger -keyout other.key -out other.crt";
     let done = Command::new("sh").args(["-c", script]).current_dir(directory).output();
     let made = done.is_ok_and(|output| output.status.success());
@@ -235,13 +239,14 @@ async fn mutual_tls() {
         return;
     }
     let file = |name: &str| directory.path().join(name);
-    let arguments: Vec<String> =
-        [("--cert-file", "server.crt"), ("--key-file", "server.key"), ("--trusted-ca-file", "ca.crt")]
-            .iter()
-            .map(|(option, name)| format!("{option}={}", file(name).display()))
-            .chain(["--client-cert-auth".to_owned()])
-            .collect();
-    let etcd = start(&arguments, "https");
+    let tls = |name: &str| -> Etcd {
+        let files = [("cert", format!("{name}.crt")), ("key", format!("{name}.key"))];
+        let own = files.iter().map(|(option, name)| format!("--{option}-file={}", file(name).display()));
+        let authority = format!("--trusted-ca-file={}", file("ca.crt").display());
+        let arguments: Vec<String> = own.chain([authority, "--client-cert-auth".to_owned()]).collect();
+        start(&arguments, "https")
+    };
+    let etcd = tls("server");
     let good = EtcdConfig {
         ca: Some(Pem::File(file("ca.crt"))),
         cert: Some(Pem::File(file("client.crt"))),
@@ -257,6 +262,35 @@ async fn mutual_tls() {
     assert!(error.to_string().contains("certificate"), "{error}");
     let nameless = EtcdStore::new(&EtcdConfig { cert: None, key: None, ..good.clone() }).unwrap();
     assert!(nameless.get("/calico/a").await.is_err());
+    let outdated = EtcdStore::new(&EtcdConfig {
+        cert: Some(Pem::File(file("outdated.crt"))),
+        key: Some(Pem::File(file("outdated.key"))),
+        ..good.clone()
+    })
+    .unwrap();
+    assert!(outdated.get("/calico/a").await.is_err(), "an expired certificate of a client was taken");
+    // A server that shows the certificate of another name, and one whose certificate has expired.
+    for (name, word) in [("elsewhere", "NotValidForName"), ("outdated", "Expired")] {
+        let server = tls(name);
+        let store =
+            EtcdStore::new(&EtcdConfig { endpoints: vec![server.endpoint.clone()], ..good.clone() }).unwrap();
+        let deadline = Instant::now() + Duration::from_secs(30);
+        loop {
+            let error = store.get("/calico/a").await.expect_err("a wrong certificate of a server was taken");
+            let text = error.to_string();
+            if text.contains(word) || text.to_lowercase().contains("certificate") {
+                assert!(matches!(error, StoreError::Unreachable { .. }), "{error:?}");
+                break;
+            }
+            assert!(Instant::now() < deadline, "{name}: {text}");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        // With a good member beside it the store works.
+        let both =
+            EtcdConfig { endpoints: vec![server.endpoint.clone(), etcd.endpoint.clone()], ..good.clone() };
+        let store = EtcdStore::new(&both).unwrap();
+        assert_eq!(&*store.get("/calico/a").await.unwrap().unwrap().value, b"1");
+    }
     let missing = EtcdStore::new(&EtcdConfig { ca: Some(Pem::File(file("none.crt"))), ..good });
     assert!(matches!(missing, Err(StoreError::Config { name, .. }) if name == "ETCD_CA_CERT_FILE"));
 }

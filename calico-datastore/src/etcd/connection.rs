@@ -64,14 +64,12 @@ struct Session {
 
 impl Connection {
     pub(crate) fn new(config: &EtcdConfig) -> Result<Self, StoreError> {
-        if config.discovery_srv.is_some() {
-            return Err(StoreError::Config {
-                name: "ETCD_DISCOVERY_SRV".to_owned(),
-                reason: "SRV discovery is not supported; list the members in ETCD_ENDPOINTS".to_owned(),
-            });
-        }
+        let names = match &config.discovery_srv {
+            Some(domain) => discover(domain)?,
+            None => config.endpoints.clone(),
+        };
         let mut endpoints = Vec::new();
-        for name in &config.endpoints {
+        for name in &names {
             let wrong = |reason: String| StoreError::Config { name: "ETCD_ENDPOINTS".to_owned(), reason };
             let mut endpoint = Endpoint::from_shared(name.clone())
                 .map_err(|error| wrong(format!("{name:?}: {error}")))?
@@ -91,7 +89,7 @@ impl Connection {
         }
         Ok(Self {
             endpoints,
-            names: config.endpoints.clone(),
+            names,
             credentials: config.username.clone().zip(config.password.clone()),
             state: Mutex::new(State::default()),
         })
@@ -287,6 +285,28 @@ impl Connection {
             _ => StoreError::Failed { store, reason },
         }
     }
+}
+
+/// The members that the SRV records of a domain name, those with TLS first.
+fn discover(domain: &str) -> Result<Vec<String>, StoreError> {
+    let mut names = Vec::new();
+    let mut reasons = Vec::new();
+    for (service, scheme) in [("_etcd-client-ssl", "https"), ("_etcd-client", "http")] {
+        match crate::srv::lookup(&format!("{service}._tcp.{domain}")) {
+            Ok(servers) => {
+                names.extend(
+                    servers.iter().map(|server| format!("{scheme}://{}:{}", server.host, server.port)),
+                );
+            }
+            Err(reason) => reasons.push(reason),
+        }
+    }
+    if names.is_empty() {
+        reasons
+            .push(format!("no SRV record at _etcd-client-ssl._tcp.{domain} or _etcd-client._tcp.{domain}"));
+        return Err(StoreError::Config { name: "ETCD_DISCOVERY_SRV".to_owned(), reason: reasons.join("; ") });
+    }
+    Ok(names)
 }
 
 fn client(channel: Channel) -> Grpc<Channel> {

@@ -25,7 +25,8 @@ use crate::syncer::{SyncEvent, SyncStatus};
 /// Settings of a [`FanoutClient`].
 #[derive(Debug, Clone)]
 pub struct ClientOptions {
-    /// Servers as `host:port`, in the order to try.
+    /// Servers in the order to try: `host:port`, or `srv:name` for those that the SRV records of a name tell, for
+    /// example `srv:_calico-typha._tcp.example.org`; they are looked up again before each attempt.
     pub servers: Vec<String>,
     /// View: `felix`, `bgp`, `tunnel-ip-allocation`, `node-status`.
     pub view: String,
@@ -136,14 +137,42 @@ impl FanoutClient {
     }
 }
 
+/// What marks a name whose SRV records tell the servers.
+const SRV: &str = "srv:";
+
+/// The servers of the settings, looked up where they are told by name.
+async fn named(options: &ClientOptions) -> Vec<String> {
+    let mut servers = Vec::new();
+    for server in &options.servers {
+        let Some(name) = server.strip_prefix(SRV).map(str::to_owned) else {
+            servers.push(server.clone());
+            continue;
+        };
+        let found = tokio::task::spawn_blocking(move || crate::srv::lookup(&name)).await;
+        match found {
+            Ok(Ok(found)) => {
+                servers.extend(found.iter().map(|found| format!("{}:{}", found.host, found.port)))
+            }
+            Ok(Err(error)) => tracing::warn!(%server, %error, "cannot look up fan-out servers"),
+            Err(error) => tracing::warn!(%server, %error, "cannot look up fan-out servers"),
+        }
+    }
+    servers
+}
+
 async fn run(options: ClientOptions, connector: Option<TlsConnector>, mut state: State) {
     let mut backoff = Backoff::new(options.min_retry, options.max_retry);
-    let mut servers = options.servers.clone();
+    let mut servers = named(&options).await;
     let mut turn = 0;
     if state.set_status(SyncStatus::WaitForDatastore).await.is_err() {
         return;
     }
     loop {
+        if turn > 0 && options.servers.iter().any(|server| server.starts_with(SRV)) {
+            // Those that a server told stay known until it is gone.
+            let known = std::mem::replace(&mut servers, named(&options).await);
+            servers = if servers.is_empty() { known } else { servers };
+        }
         let server = servers.get(turn % servers.len().max(1)).cloned().unwrap_or_default();
         turn += 1;
         let ended = state.connect(&server, &options, connector.as_ref(), &mut backoff).await;
@@ -151,7 +180,7 @@ async fn run(options: ClientOptions, connector: Option<TlsConnector>, mut state:
             Ended::Consumer => return,
             Ended::Away { reason, pause, alternates } => {
                 tracing::info!(%server, %reason, "fan-out server sent us away");
-                servers.clone_from(&options.servers);
+                servers = named(&options).await;
                 for alternate in alternates {
                     if !servers.contains(&alternate) {
                         servers.push(alternate);

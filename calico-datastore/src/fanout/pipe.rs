@@ -1,9 +1,9 @@
 //! Reading and writing frames on a connection.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::time::Duration;
 
-use bytes::BytesMut;
+use bytes::{Bytes, BytesMut};
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use super::frame::{Frame, FrameError, decode};
@@ -80,6 +80,27 @@ pub(super) async fn send(
             return Err(PipeError::Closed);
         }
         bytes = bytes.get(written..).unwrap_or_default();
+    }
+    Ok(())
+}
+
+/// Writes several pieces, in as few calls of the system as it takes; the peer must take some bytes within the time.
+pub(super) async fn send_all(
+    writer: &mut (impl AsyncWrite + Unpin),
+    pieces: &[Bytes],
+    limit: Duration,
+) -> Result<(), PipeError> {
+    let mut slices: Vec<IoSlice<'_>> =
+        pieces.iter().filter(|piece| !piece.is_empty()).map(|piece| IoSlice::new(piece)).collect();
+    let mut left = slices.as_mut_slice();
+    while !left.is_empty() {
+        let written = tokio::time::timeout(limit, writer.write_vectored(left))
+            .await
+            .map_err(|_| PipeError::Stuck(limit))??;
+        if written == 0 {
+            return Err(PipeError::Closed);
+        }
+        IoSlice::advance_slices(&mut left, written);
     }
     Ok(())
 }

@@ -14,7 +14,7 @@ use super::frame::{
     self, Beat, ClientHello, Frame, GoAway, MAX_CLIENT_FRAME, PROTOCOL, Position, Reject, ServerHello,
     SnapshotBegin,
 };
-use super::pipe::{FrameReader, PipeError, Socket, flush, send};
+use super::pipe::{FrameReader, PipeError, Socket, flush, send, send_all};
 use super::snapshot::{Cache, Follower, Shared};
 use super::tls::TlsSettings;
 use crate::backoff::Jitter;
@@ -72,6 +72,9 @@ pub struct ServerOptions {
     pub max_fall_behind: Duration,
     /// More grace for a client that has just received its snapshot.
     pub new_client_grace: Duration,
+    /// Shortest time between two batches to one client: what changes meanwhile goes out together. The first change
+    /// after a quiet time is sent at once.
+    pub min_batching: Duration,
     /// A client that lags by more bytes than this is cut off: bounds the memory that the slowest one holds.
     pub max_lag_bytes: u64,
     /// Settings of the syncers.
@@ -91,6 +94,7 @@ impl Default for ServerOptions {
             write_timeout: Duration::from_secs(120),
             max_fall_behind: Duration::from_secs(300),
             new_client_grace: Duration::from_secs(300),
+            min_batching: Duration::from_millis(10),
             max_lag_bytes: 256 << 20,
             syncer: SyncerOptions::default(),
         }
@@ -481,6 +485,8 @@ impl Hub {
         let mut leaving = self.leaving.subscribe();
         let mut jitter = Jitter::new();
         let mut next_ping = tokio::time::Instant::now() + jitter.spread(self.options.ping_interval);
+        let mut next_batch = tokio::time::Instant::now();
+        let mut pieces = Vec::new();
         loop {
             flush(write, limit).await?;
             tokio::select! {
@@ -499,30 +505,25 @@ impl Hub {
                     self.send(write, &ping.encode()).await?;
                     next_ping = tokio::time::Instant::now() + jitter.spread(self.options.ping_interval);
                 }
-                crumb = follower.next() => {
+                crumb = async {
+                    tokio::time::sleep_until(next_batch).await;
+                    follower.next().await
+                } => {
                     let Some(crumb) = crumb else { return Ok(()) };
-                    self.send(write, &crumb.deltas).await?;
-                    self.catch_up(write, &mut follower).await?;
+                    pieces.push(crumb.deltas.clone());
+                    gather(&mut follower, &mut pieces);
                     let reached = follower.position();
                     let position = Position { seq: reached.seq, status: frame::status_number(reached.status) };
-                    self.send(write, &Frame::Status(position).encode()).await?;
+                    pieces.push(Frame::Status(position).encode());
+                    send_all(write, &pieces, limit).await?;
+                    let bytes: usize = pieces.iter().map(bytes::Bytes::len).sum();
+                    self.stats.bytes.fetch_add(u64::try_from(bytes).unwrap_or(0), Ordering::Relaxed);
+                    pieces.clear();
+                    next_batch = tokio::time::Instant::now() + self.options.min_batching;
                     self.check_lag(shared, &follower, grace)?;
                 }
             }
         }
-    }
-
-    /// Sends the breadcrumbs that are there already, so that a busy client gets one position for many.
-    async fn catch_up(
-        &self,
-        write: &mut (impl tokio::io::AsyncWrite + Unpin),
-        follower: &mut Follower,
-    ) -> Result<(), PipeError> {
-        for _ in 0..64 {
-            let Some(crumb) = follower.try_next() else { break };
-            self.send(write, &crumb.deltas).await?;
-        }
-        Ok(())
     }
 
     fn check_lag(&self, shared: &Shared, follower: &Follower, grace: Instant) -> Result<(), PipeError> {
@@ -547,6 +548,14 @@ impl Hub {
         send(write, bytes, self.options.write_timeout).await?;
         self.stats.bytes.fetch_add(u64::try_from(bytes.len()).unwrap_or(0), Ordering::Relaxed);
         Ok(())
+    }
+}
+
+/// Adds the breadcrumbs that are there already, so that a busy client gets one position for many.
+fn gather(follower: &mut Follower, pieces: &mut Vec<bytes::Bytes>) {
+    while pieces.len() < 128 {
+        let Some(crumb) = follower.try_next() else { break };
+        pieces.push(crumb.deltas.clone());
     }
 }
 
