@@ -263,7 +263,7 @@ fn fill(cluster: &Cluster, dir: &Path) -> Result<String, String> {
     let calicoctl = |arguments: &[&str], input: &str| -> Result<(bool, String), String> {
         let mut command =
             cluster.node(0).and_then(|node| node.command(&program("calicoctl"))).map_err(text)?;
-        command.env("CALICO_DATASTORE_PATH", dir.join("calico.db"));
+        command.env("DATASTORE_TYPE", "sqlite").env("CALICO_DATASTORE_PATH", dir.join("calico.db"));
         let mut child = command
             .args(arguments)
             .stdin(Stdio::piped())
