@@ -7,6 +7,7 @@
 mod host;
 mod labels;
 mod lint;
+mod question;
 mod reach;
 mod rule;
 mod trace;
@@ -19,6 +20,7 @@ use calico_model::ResourceKey;
 
 pub use host::HostPath;
 pub use lint::{Concern, LintFinding, Severity};
+pub use question::{End, PortChoice, Question, QuestionError};
 pub use reach::{Cell, Flip, Group, Matrix, Probe, Simulation};
 pub use rule::Unmet;
 pub use trace::{Hop, ListHop, Party, RuleHop, RuleName, StagedHop, TierHop, Trace, WhyDenied};

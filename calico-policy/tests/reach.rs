@@ -2,21 +2,16 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::sync::Arc;
+mod support;
 
 use calico_model::{
-    Action, AnyResource, EntityRule, GlobalNetworkPolicy, GlobalNetworkPolicySpec, HttpMatch, NetworkPolicy,
-    NetworkPolicySpec, PolicyType, Port, Profile, ProfileSpec, Protocol, Rule, ServiceMatch, Update, Value,
-    WorkloadEndpoint, WorkloadEndpointSpec,
+    Action, GlobalNetworkPolicy, GlobalNetworkPolicySpec, HttpMatch, NetworkPolicy, Protocol, Rule,
+    ServiceMatch, Update, Value, WorkloadEndpoint, WorkloadEndpointSpec,
 };
 use calico_policy::oracle::{Cell, Concern, World};
 use calico_policy::scenario::cluster;
 use expect_test::expect;
-
-fn put(resource: impl Into<AnyResource>) -> Update {
-    let resource = resource.into();
-    Update::set(resource.key(), Value::Resource(Arc::new(resource)), 1.into())
-}
+use support::{allow_from, open_profile, put};
 
 fn pod(name: &str, ip: &str, role: &str) -> Update {
     let spec = WorkloadEndpointSpec {
@@ -31,31 +26,13 @@ fn pod(name: &str, ip: &str, role: &str) -> Update {
     put(endpoint)
 }
 
-fn allow_from(role: &str, port: u16) -> Rule {
-    Rule {
-        action: Action::Allow,
-        protocol: Some(Protocol::tcp()),
-        source: EntityRule { selector: format!("role == '{role}'"), ..EntityRule::default() },
-        destination: EntityRule { ports: vec![Port::single(port)], ..EntityRule::default() },
-        ..Rule::default()
-    }
-}
-
 fn policy(name: &str, selector: &str, ingress: Vec<Rule>) -> NetworkPolicy {
-    let spec = NetworkPolicySpec {
-        selector: selector.into(),
-        ingress,
-        types: vec![PolicyType::Ingress],
-        ..NetworkPolicySpec::default()
-    };
-    NetworkPolicy::new(name, spec).in_namespace("prod")
+    support::policy("prod", name, selector, ingress)
 }
 
 fn base() -> Vec<Update> {
-    let allow = Rule { action: Action::Allow, ..Rule::default() };
-    let profile = ProfileSpec { ingress: vec![allow.clone()], egress: vec![allow], ..ProfileSpec::default() };
     vec![
-        put(Profile::new("kns.prod", profile)),
+        put(open_profile("kns.prod")),
         pod("fe1", "10.0.0.2/32", "fe"),
         pod("fe2", "10.0.0.3/32", "fe"),
         pod("db", "10.0.0.1/32", "db"),

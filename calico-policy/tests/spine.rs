@@ -2,19 +2,22 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod support;
+
 use std::sync::Arc;
 
 use calico_model::{
     Action, AnyResource, EntityRule, GlobalNetworkPolicy, GlobalNetworkPolicySpec, IPPool, IPPoolSpec, Kind,
-    NetworkPolicy, NetworkPolicySpec, NetworkSet, NetworkSetSpec, Node, NodeBgpSpec, NodeSpec, PolicyType,
-    Port, Profile, ProfileSpec, Protocol, Rule, Tier, TierDefaultAction, TierSpec, Update, Value,
-    WorkloadEndpoint, WorkloadEndpointPort, WorkloadEndpointSpec,
+    NetworkPolicy, NetworkSet, NetworkSetSpec, Node, NodeBgpSpec, NodeSpec, PolicyType, Profile, Protocol,
+    Rule, Tier, TierDefaultAction, TierSpec, Update, Value, WorkloadEndpoint, WorkloadEndpointPort,
+    WorkloadEndpointSpec,
 };
 use calico_policy::changes::WorkloadEndpointId;
 use calico_policy::ir::Direction;
 use calico_policy::packet::Packet;
 use calico_policy::verdict::{Reason, Staged, Verdict};
 use calico_policy::{Graph, GraphConfig, Mirror};
+use support::{allow_from, open_profile, put};
 
 struct World {
     graph: Graph,
@@ -30,8 +33,7 @@ impl World {
     }
 
     fn set(&mut self, resource: impl Into<AnyResource>) {
-        let resource = resource.into();
-        self.graph.apply(Update::set(resource.key(), Value::Resource(Arc::new(resource)), 1.into()));
+        self.graph.apply(put(resource));
         self.flush();
     }
 
@@ -88,31 +90,11 @@ fn pod(node: &str, name: &str, ip: &str, role: &str) -> WorkloadEndpoint {
 }
 
 fn profile() -> Profile {
-    let allow = Rule { action: Action::Allow, ..Rule::default() };
-    Profile::new(
-        "kns.default",
-        ProfileSpec { ingress: vec![allow.clone()], egress: vec![allow], ..ProfileSpec::default() },
-    )
-}
-
-fn from_role(role: &str, port: u16) -> Rule {
-    Rule {
-        action: Action::Allow,
-        protocol: Some(Protocol::tcp()),
-        source: EntityRule { selector: format!("role == '{role}'"), ..EntityRule::default() },
-        destination: EntityRule { ports: vec![Port::single(port)], ..EntityRule::default() },
-        ..Rule::default()
-    }
+    open_profile("kns.default")
 }
 
 fn policy(name: &str, selector: &str, ingress: Vec<Rule>) -> NetworkPolicy {
-    let spec = NetworkPolicySpec {
-        selector: selector.into(),
-        ingress,
-        types: vec![PolicyType::Ingress],
-        ..NetworkPolicySpec::default()
-    };
-    NetworkPolicy::new(name, spec).in_namespace("default")
+    support::policy("default", name, selector, ingress)
 }
 
 fn tcp(src: &str, dst: &str, port: u16) -> Packet {
@@ -122,8 +104,7 @@ fn tcp(src: &str, dst: &str, port: u16) -> Packet {
 #[test]
 fn nothing_comes_out_before_in_sync() {
     let mut graph = Graph::new(GraphConfig { node: "here".into(), ..GraphConfig::default() });
-    let resource = AnyResource::from(pod("here", "a", "10.0.0.1", "web"));
-    graph.apply(Update::set(resource.key(), Value::Resource(Arc::new(resource)), 1.into()));
+    graph.apply(put(pod("here", "a", "10.0.0.1", "web")));
     assert!(graph.flush().is_empty());
     graph.in_sync();
     assert_eq!(graph.flush().workload_endpoints.len(), 1);
@@ -150,7 +131,7 @@ fn a_policy_lets_in_whom_it_names_and_follows_their_labels() {
     world.set(profile());
     world.set(pod("here", "db", "10.0.0.1", "db"));
     world.set(pod("there", "fe", "10.0.0.2", "fe"));
-    world.set(policy("db", "role == 'db'", vec![from_role("fe", 5432)]));
+    world.set(policy("db", "role == 'db'", vec![allow_from("fe", 5432)]));
     let packet = tcp("10.0.0.2", "10.0.0.1", 5432);
     assert!(world.allows("db", Direction::Ingress, &packet));
     assert_eq!(
@@ -203,7 +184,7 @@ fn tiers_order_policies_and_end_as_they_say() {
     world.set(profile());
     world.set(pod("here", "a", "10.0.0.1", "web"));
     let global = |name: &str, tier: &str, action: Action| {
-        let rule = Rule { action, ..from_role("none", 1) };
+        let rule = Rule { action, ..allow_from("none", 1) };
         let spec = GlobalNetworkPolicySpec {
             tier: tier.into(),
             ingress: vec![rule],
@@ -252,7 +233,7 @@ fn kubernetes_policies_are_policies_of_their_own_kind() {
     knp.kind = Kind::KubernetesNetworkPolicy;
     knp.spec.order = Some(1000.0);
     world.set(knp);
-    world.set(policy("p", "", vec![from_role("fe", 80)]));
+    world.set(policy("p", "", vec![allow_from("fe", 80)]));
     let ids: Vec<String> = world.mirror.policies.keys().map(ToString::to_string).collect();
     assert_eq!(ids, ["np/default/p", "knp/default/p"]);
     let endpoint = &world.mirror.workload_endpoints[&id("a")];

@@ -2,23 +2,18 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::sync::Arc;
+mod support;
 
 use calico_model::{
-    Action, AnyResource, EntityRule, NetworkPolicy, NetworkPolicySpec, PolicyType, Port, Profile,
-    ProfileSpec, Protocol, Rule, StagedNetworkPolicy, StagedNetworkPolicySpec, Update, Value,
-    WorkloadEndpoint, WorkloadEndpointSpec,
+    Action, EntityRule, NetworkPolicy, NetworkPolicySpec, PolicyType, Port, Profile, ProfileSpec, Protocol,
+    Rule, StagedNetworkPolicy, StagedNetworkPolicySpec, Update, WorkloadEndpoint, WorkloadEndpointSpec,
 };
 use calico_policy::oracle::World;
 use calico_policy::packet::Packet;
 use calico_policy::scenario::{Dice, cluster, packet};
 use calico_policy::verdict::{Reason, RuleOwner, Staged, Verdict};
 use expect_test::expect;
-
-fn put(resource: impl Into<AnyResource>) -> Update {
-    let resource = resource.into();
-    Update::set(resource.key(), Value::Resource(Arc::new(resource)), 1.into())
-}
+use support::put;
 
 fn pod(name: &str, ip: &str, role: &str) -> Update {
     let spec = WorkloadEndpointSpec {
