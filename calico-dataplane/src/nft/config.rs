@@ -213,9 +213,6 @@ impl Config {
                 }
             }
             "LogPrefix" => self.log_prefix = text.to_owned(),
-            "LogGroup" => {
-                self.log_target = LogTarget::Group { group: text.parse().ok()?, snaplen: 128 };
-            }
             "LogActionRateLimit" => self.log_limit = Some(rate(text, self.log_limit)?),
             "LogActionRateLimitBurst" => {
                 let (rate, unit, _) = self.log_limit.unwrap_or((0, 1, 0));
@@ -247,15 +244,34 @@ impl Config {
                 let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
                 self.external_nodes = entries.map(net).collect::<Option<_>>()?;
             }
-            "PolicyChangeConnections" => {
-                self.cut_denied_connections = match text {
-                    "Keep" => false,
-                    "CutDenied" => true,
-                    _ => return None,
-                }
-            }
-            "PolicyRuleCounters" => self.rule_counters = boolean(text)?,
-            _ => {}
+            _ => return self.set_own(name, text),
+        }
+        Some(())
+    }
+}
+
+impl Config {
+    /// Parameters that the reference does not have, and its `FelixConfiguration` has no field for: they are set in the
+    /// environment (`FELIX_POLICYRULECOUNTERS`), in the configuration file or as raw parameters of the datastore, in any
+    /// case.
+    ///
+    /// | parameter | values | meaning |
+    /// |---|---|---|
+    /// | `PolicyRuleCounters` | boolean, default false | [`Config::rule_counters`] |
+    /// | `PolicyChangeConnections` | `Keep` (default, as the reference does), `CutDenied` | [`Config::cut_denied_connections`] |
+    /// | `LogGroup` | number of an NFLOG group | Log rules write there and not to the kernel's log |
+    fn set_own(&mut self, name: &str, text: &str) -> Option<()> {
+        let is = |own: &str| name.eq_ignore_ascii_case(own);
+        if is("PolicyRuleCounters") {
+            self.rule_counters = boolean(text)?;
+        } else if is("PolicyChangeConnections") {
+            self.cut_denied_connections = match text.to_ascii_lowercase().as_str() {
+                "keep" => false,
+                "cutdenied" => true,
+                _ => return None,
+            };
+        } else if is("LogGroup") {
+            self.log_target = LogTarget::Group { group: text.parse().ok()?, snaplen: 128 };
         }
         Some(())
     }
@@ -350,6 +366,19 @@ mod tests {
         assert_eq!(text, expected);
         assert_eq!(failsafes("none"), Some(Vec::new()));
         assert_eq!(failsafes("icmp:22"), None);
+    }
+
+    #[test]
+    fn parameters_of_our_own_come_in_any_case() {
+        let parameters =
+            [("POLICYRULECOUNTERS", "true"), ("policychangeconnections", "CutDenied"), ("LOGGROUP", "7")];
+        let parameters = parameters.map(|(k, v)| (k.to_owned(), v.to_owned())).into();
+        let (config, unreadable) = Config::from_parameters(&parameters);
+        assert!(unreadable.is_empty(), "{unreadable:?}");
+        assert!(config.rule_counters && config.cut_denied_connections);
+        assert_eq!(config.log_target, LogTarget::Group { group: 7, snaplen: 128 });
+        let wrong = [("PolicyChangeConnections".to_owned(), "Cut".to_owned())].into();
+        assert_eq!(Config::from_parameters(&wrong).1, ["PolicyChangeConnections"]);
     }
 
     #[test]

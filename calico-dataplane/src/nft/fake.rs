@@ -36,6 +36,8 @@ pub struct FakeKernel {
     generation: u32,
     /// Answers to give to the next commits before anything is looked at.
     faults: Vec<Fault>,
+    /// Chains and sets whose rules and elements are refused, with the errno.
+    cursed: BTreeMap<Name, i32>,
     /// Somebody tampered since the last look.
     tampered: bool,
 }
@@ -67,9 +69,27 @@ impl FakeKernel {
         self.faults.extend(faults);
     }
 
+    /// Refuses every rule of a chain, or every element of a set, with this errno from now on.
+    pub fn curse(&mut self, chain_or_set: &str, errno: i32) {
+        self.cursed.insert(chain_or_set.into(), errno);
+    }
+
     /// Lets commits succeed again.
     pub fn forget_faults(&mut self) {
         self.faults.clear();
+        self.cursed.clear();
+    }
+
+    fn curse_on(&self, kind: u8, part: &Message<'_>) -> Option<i32> {
+        if self.cursed.is_empty() || !matches!(kind, message::NEWRULE | message::NEWSETELEM) {
+            return None;
+        }
+        let name = decode::text(part, 2)?;
+        // What only drops is what a refused chain is closed with.
+        let closes = kind == message::NEWRULE
+            && decode::rule(part, &Literals::new())
+                .is_ok_and(|dumped| dumped.rule.exprs == [super::build::drop_packet()]);
+        self.cursed.get(&name).copied().filter(|_| !closes)
     }
 
     /// Content of a table.
@@ -134,7 +154,11 @@ impl FakeKernel {
         let mut refusals = Vec::new();
         for part in decode::messages(&bytes) {
             let Some(kind) = part.nft_kind() else { continue };
-            if let Err(errno) = transaction.step(kind, &part) {
+            let step = match self.curse_on(kind, &part) {
+                Some(errno) => Err(errno),
+                None => transaction.step(kind, &part),
+            };
+            if let Err(errno) = step {
                 refusals.push(batch.refusal(&bytes, part.seq, errno, None, None));
             }
         }

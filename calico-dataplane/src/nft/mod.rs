@@ -13,6 +13,8 @@
 //! | Who decides, in which order? | the base chains, named `hook-NN-stage`, and what `cali-…` chains they lead to |
 //! | What happens when the kernel refuses a rule? | [`Dataplane`]: its endpoints fail closed, the rest goes on |
 //! | What does the table look like? | [`text::render`], or `nft list table inet calico` |
+//! | How often did a rule match? | [`counters`], where the configuration asks for them |
+//! | What would a node program? | [`preview`] |
 //! | How is that tested without a kernel? | [`eval`] runs packets through the expressions, [`fake`] checks batches |
 
 pub mod batch;
@@ -21,6 +23,7 @@ mod codes;
 pub mod compile;
 pub mod config;
 pub mod connections;
+pub mod counters;
 mod dataplane;
 pub mod decode;
 mod decode_expr;
@@ -31,6 +34,7 @@ pub mod kernel;
 pub mod lower;
 mod names;
 pub mod object;
+pub mod preview;
 pub mod table;
 pub mod text;
 mod text_rule;
@@ -39,7 +43,11 @@ mod wire;
 #[cfg(test)]
 mod dataplane_tests;
 #[cfg(test)]
+mod extreme_tests;
+#[cfg(test)]
 mod fixtures;
+#[cfg(test)]
+mod refusal_tests;
 #[cfg(test)]
 mod tests;
 #[cfg(test)]
