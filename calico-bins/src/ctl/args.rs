@@ -5,6 +5,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use super::policy::args::{DataplaneCommand, PolicyCommand};
+
 /// Manages Calico objects and asks nodes about their state.
 ///
 /// Without a configuration file the datastore is chosen by the environment: DATASTORE_TYPE (sqlite, etcdv3), for
@@ -132,6 +134,18 @@ pub enum Command {
         /// What to do.
         #[command(subcommand)]
         command: DatastoreCommand,
+    },
+    /// Explain, try and review policies.
+    Policy {
+        /// What to do.
+        #[command(subcommand)]
+        command: PolicyCommand,
+    },
+    /// Show what is programmed.
+    Dataplane {
+        /// What to do.
+        #[command(subcommand)]
+        command: DataplaneCommand,
     },
     /// Ask this node.
     Node {

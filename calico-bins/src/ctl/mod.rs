@@ -16,6 +16,7 @@ pub mod ipam;
 pub mod locate;
 pub mod node;
 pub mod object;
+pub mod policy;
 mod run;
 mod run_ipam;
 pub mod table;

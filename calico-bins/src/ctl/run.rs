@@ -16,7 +16,7 @@ use super::edit::{self, LabelChange, Labelled};
 use super::get::{self, Content, Format, Found};
 use super::input::{self, InputError};
 use super::object::{Object, ObjectId, ObjectKind, text_at};
-use super::{node, run_ipam};
+use super::{node, policy, run_ipam};
 use crate::node::protocol::{SOCKET_VARIABLE, socket_path};
 
 /// Where text goes: data and success to `out`, errors to `err`.
@@ -90,6 +90,8 @@ fn command(cli: &Cli, streams: &mut Streams<'_>) -> Result<u8, Failed> {
         Command::Datastore { command: DatastoreCommand::Copy { from, to, replace } } => {
             copy(from, to, *replace, streams)
         }
+        Command::Policy { command } => policy::run(|| connect(cli), command, streams),
+        Command::Dataplane { command } => policy::dataplane::run(|| connect(cli), command, streams),
         Command::Node { command: NodeCommand::Status { socket, output } } => {
             node_status(socket.as_deref(), output, streams)
         }
@@ -227,7 +229,7 @@ fn options(files: &Files) -> input::Options {
     }
 }
 
-fn read(paths: &[String], options: &input::Options) -> Result<Vec<Object>, Failed> {
+pub(super) fn read(paths: &[String], options: &input::Options) -> Result<Vec<Object>, Failed> {
     let (mut objects, mut errors) = (Vec::new(), Vec::new());
     for path in paths {
         match input::read_path(path, options) {
