@@ -6,7 +6,7 @@ mod support;
 
 use calico_model::{
     Action, GlobalNetworkPolicy, GlobalNetworkPolicySpec, HttpMatch, NetworkPolicy, Protocol, Rule,
-    ServiceMatch, Update, Value, WorkloadEndpoint, WorkloadEndpointSpec,
+    ServiceMatch, Update, WorkloadEndpoint, WorkloadEndpointSpec,
 };
 use calico_policy::oracle::{Cell, Concern, World};
 use calico_policy::scenario::cluster;

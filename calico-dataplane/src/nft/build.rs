@@ -194,6 +194,27 @@ pub(crate) fn change_mark(bits: u32, set: bool) -> [Expr; 3] {
     ]
 }
 
+/// Sets the DSCP value of a packet of one family.
+pub(crate) fn set_dscp(family: Family, value: u8) -> [Expr; 3] {
+    let value = value & 0x3f;
+    // IPv4 has the value in the upper six bits of its second byte, IPv6 four bits further to the left.
+    let (mask, xor, checksum): ([u8; 2], [u8; 2], _) = match family {
+        Family::V4 => ([0xff, 0x03], [0, value << 2], Some(10)),
+        Family::V6 => ([0xf0, 0x3f], [value >> 2, value << 6], None),
+    };
+    let (base, offset, len) = (PayloadBase::Network, 0, 2);
+    [
+        Expr::Payload { base, offset, len, dreg: Reg::FIRST },
+        Expr::Bitwise {
+            sreg: Reg::FIRST,
+            dreg: Reg::FIRST,
+            mask: mask.as_slice().into(),
+            xor: xor.as_slice().into(),
+        },
+        Expr::PayloadSet { base, offset, len, sreg: Reg::FIRST, checksum },
+    ]
+}
+
 /// `fib daddr type local` or `fib saddr type local`.
 pub(crate) fn is_local(side: Side) -> [Expr; 2] {
     let flags = match side {

@@ -93,6 +93,10 @@ pub struct Config {
     pub accept_mark: u32,
     /// Addresses of nodes outside the cluster that may send tunnel packets.
     pub external_nodes: Vec<IpNet>,
+    /// Established connections between interfaces of the flowtable bypass forwarding.
+    pub flow_offload: bool,
+    /// Interfaces of the flowtable besides those of workloads and tunnels; a trailing `*` stands for any rest.
+    pub flow_interfaces: Vec<String>,
     /// One named counter per policy rule.
     pub rule_counters: bool,
     /// Connections that the policy in force would not admit any more are forgotten, so that their packets meet it.
@@ -126,6 +130,8 @@ impl Default for Config {
             masquerade_interface: None,
             accept_mark: 0x10000,
             external_nodes: Vec::new(),
+            flow_offload: false,
+            flow_interfaces: Vec::new(),
             rule_counters: false,
             cut_denied_connections: false,
         }
@@ -240,6 +246,14 @@ impl Config {
                 // The lowest bit of the mask, as the reference hands bits out.
                 self.accept_mark = 1u32.checked_shl(mask.trailing_zeros())?;
             }
+            "NFTablesFlowTableOffload" => {
+                self.flow_offload = match text.to_ascii_lowercase().as_str() {
+                    "all" => true,
+                    "disabled" => false,
+                    _ => return None,
+                }
+            }
+            "NFTablesFlowTableDataIfacePattern" => self.flow_interfaces = name_patterns(text)?,
             "ExternalNodesCIDRList" => {
                 let entries = text.split(',').map(str::trim).filter(|entry| !entry.is_empty());
                 self.external_nodes = entries.map(net).collect::<Option<_>>()?;
@@ -283,6 +297,21 @@ fn boolean(text: &str) -> Option<bool> {
         "false" | "0" | "no" | "n" | "f" | "disabled" => Some(false),
         _ => None,
     }
+}
+
+/// The names that a regular expression stands for, when it is one of names and beginnings of names: `^eth0$|^ens.*`.
+fn name_patterns(text: &str) -> Option<Vec<String>> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '@');
+    let alternatives = text.trim_start_matches('(').trim_end_matches(')').split('|');
+    let one = |part: &str| {
+        let part = part.trim().trim_start_matches('^').trim_end_matches('$');
+        let (name, rest) = match part.strip_suffix(".*") {
+            Some(start) => (start, "*"),
+            None => (part, ""),
+        };
+        (!name.is_empty() && name.chars().all(plain)).then(|| format!("{name}{rest}"))
+    };
+    if text.trim().is_empty() { Some(Vec::new()) } else { alternatives.map(one).collect() }
 }
 
 /// A CIDR or a single address.
@@ -366,6 +395,14 @@ mod tests {
         assert_eq!(text, expected);
         assert_eq!(failsafes("none"), Some(Vec::new()));
         assert_eq!(failsafes("icmp:22"), None);
+    }
+
+    #[test]
+    fn patterns_of_interfaces() {
+        assert_eq!(name_patterns("^(eth0|ens.*)$"), None, "anchors outside of the alternatives");
+        assert_eq!(name_patterns("eth0|^ens.*"), Some(vec!["eth0".to_owned(), "ens*".to_owned()]));
+        assert_eq!(name_patterns("(en[op].*)"), None, "more than names and beginnings");
+        assert_eq!(name_patterns(""), Some(Vec::new()));
     }
 
     #[test]

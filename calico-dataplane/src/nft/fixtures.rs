@@ -253,6 +253,7 @@ pub(super) fn large_world() -> (Changes, super::config::Config) {
     limited.qos.ingress_packet_rate = 200;
     limited.qos.ingress_packet_burst = 20;
     limited.qos.ingress_max_connections = 10;
+    limited.qos.dscp = Some(46);
     limited.nat = vec![("192.0.2.8".parse().unwrap(), "10.65.0.8".parse().unwrap())];
     limited.allowed_source_prefixes = vec![net("10.99.0.0/24"), net("fd99::/64")];
     world.workload_endpoints.push(Arc::new(limited));
@@ -286,6 +287,7 @@ pub(super) fn large_world() -> (Changes, super::config::Config) {
         ("WireguardEnabled", "true"),
         ("NftablesFilterDenyAction", "Reject"),
         ("PolicyRuleCounters", "true"),
+        ("NFTablesFlowTableOffload", "All"),
         ("FailsafeInboundHostPorts", "tcp:22,udp:10.0.0.0/8:68,tcp:[fd00::/8]:179"),
     ];
     let parameters: std::collections::BTreeMap<String, String> =

@@ -16,6 +16,11 @@
 //! | How often did a rule match? | [`counters`], where the configuration asks for them |
 //! | What would a node program? | [`preview`] |
 //! | How is that tested without a kernel? | [`eval`] runs packets through the expressions, [`fake`] checks batches |
+//!
+//! The table has no owner flag. A table with `NFT_TABLE_F_OWNER` vanishes with the socket of its owner, so an agent that
+//! is killed would leave its pods open; the flag that keeps it (`NFT_TABLE_F_PERSIST`) is too young for most kernels,
+//! and nobody but the agent, a repairing operator included, could change the table. So it is watched instead: a commit
+//! of somebody else that touches it is repaired as soon as it is announced.
 
 pub mod batch;
 mod build;

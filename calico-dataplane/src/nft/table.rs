@@ -168,6 +168,14 @@ impl Table {
         }
     }
 
+    /// Keys of a set whose elements the next batch adds, changes or deletes.
+    pub fn pending_keys(&self, set: &Name) -> Vec<Key> {
+        if self.exists && !self.recreate && !self.dirty_sets.contains(set) {
+            return self.touched.get(set).map(|keys| keys.keys().cloned().collect()).unwrap_or_default();
+        }
+        self.elements(set).map(|elements| elements.keys().cloned().collect()).unwrap_or_default()
+    }
+
     /// Creates a flowtable or changes its devices; `None` removes it.
     pub fn set_flowtable(&mut self, name: &Name, flowtable: Option<Flowtable>) {
         match flowtable {

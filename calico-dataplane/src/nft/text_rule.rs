@@ -159,6 +159,18 @@ impl Reader {
                 let text = self.operand(*sreg).map(assignment_text).unwrap_or_default();
                 self.say(format!("{} set {text}", meta_text(*key)));
             }
+            Expr::PayloadSet { base: PayloadBase::Network, offset: 0, len: 2, sreg, checksum } => {
+                let v6 = checksum.is_none();
+                match self.operand(*sreg) {
+                    Some(Operand::Masked { xor, .. }) => {
+                        let (first, second) =
+                            (xor.first().copied().unwrap_or(0), xor.get(1).copied().unwrap_or(0));
+                        let value = if v6 { first << 2 | second >> 6 } else { second >> 2 };
+                        self.say(format!("{} dscp set {value}", if v6 { "ip6" } else { "ip" }));
+                    }
+                    _ => self.unknown.push(expr.kernel_name().to_owned()),
+                }
+            }
             Expr::Counter => self.say("counter"),
             Expr::NamedCounter { name } => self.say(format!("counter name {}", quoted(name))),
             Expr::Limit { rate, unit, burst, over } => {

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use calico_dataplane::netlink::{Conntrack, Family, LinkChange, Rtnetlink};
+use calico_dataplane::netlink::{Conntrack, Family, LinkChange, Route, RouteProtocol, Rtnetlink};
 use calico_dataplane::netns::NetNs;
 use calico_dataplane::pod::{PodSpec, attach};
 use calico_dataplane::sysctl::Sysctl;
@@ -16,6 +16,9 @@ use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 
 /// Pods of the node; a cluster has at most five.
 pub(crate) const PODS: usize = 5;
+
+/// Address of the node on the way outside.
+pub(crate) const NODE_ADDRESS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 0, 2, 1));
 
 pub(crate) fn interface(pod: usize) -> String {
     format!("calip{pod}")
@@ -40,7 +43,7 @@ pub(crate) struct Arrival {
 
 /// A pod with a socket that sends whole IP packets and one that sees everything that arrives.
 pub(crate) struct Pod {
-    _namespace: NetNs,
+    namespace: NetNs,
     send_v4: Socket,
     send_v6: Socket,
     sniff: Socket,
@@ -60,6 +63,7 @@ impl Pod {
                 .run(|| {
                     let socket = Socket::new(domain, kind, Some(Protocol::from(protocol))).unwrap();
                     socket.set_nonblocking(true).unwrap();
+                    socket.set_broadcast(true).unwrap();
                     socket
                 })
                 .unwrap()
@@ -69,8 +73,28 @@ impl Pod {
             send_v4: raw(Domain::IPV4, Type::RAW, 255),
             send_v6: raw(Domain::IPV6, Type::RAW, 255),
             sniff: raw(Domain::PACKET, Type::DGRAM, every_protocol),
-            _namespace: namespace,
+            namespace,
         }
+    }
+
+    /// Does something inside.
+    pub(crate) fn run<T: Send>(&self, work: impl FnOnce() -> T + Send) -> T {
+        self.namespace.run(work).unwrap()
+    }
+
+    /// As before an address was assigned: only the way out is known.
+    pub(crate) fn lose_address(&self) {
+        self.run(|| {
+            let mut netlink = Rtnetlink::open().unwrap();
+            for address in netlink.addresses().unwrap() {
+                if address.net.addr().is_ipv4() {
+                    netlink.delete_address(&address).unwrap();
+                }
+            }
+            let index = netlink.link("eth0").unwrap().index;
+            let out = Route::device("0.0.0.0/0".parse().unwrap(), index, RouteProtocol::BOOT);
+            netlink.replace_route(&out).unwrap();
+        });
     }
 
     pub(crate) fn send(&self, packet: &Packet, marker: u16) -> bool {
@@ -91,9 +115,9 @@ impl Pod {
         let mut bytes = [0; 256];
         while (&self.sniff).read(&mut bytes).is_ok() {
             // Neighbour discovery and the like have a life of their own.
-            let (protocol, payload, marker) = match bytes.first().map(|byte| byte >> 4) {
-                Some(4) => (bytes[9], 20, [bytes[4], bytes[5]]),
-                Some(6) => (bytes[6], 40, [bytes[2], bytes[3]]),
+            let (protocol, payload, marker, hops) = match bytes.first().map(|byte| byte >> 4) {
+                Some(4) => (bytes[9], 20, [bytes[4], bytes[5]], bytes[8]),
+                Some(6) => (bytes[6], 40, [bytes[2], bytes[3]], bytes[7]),
                 _ => continue,
             };
             let ours = match protocol {
@@ -101,13 +125,14 @@ impl Pod {
                 1 | 58 => matches!(bytes[payload], 8 | 128),
                 _ => false,
             };
-            if ours {
-                let v6 = bytes[0] >> 4 == 6;
-                let source = if v6 {
-                    IpAddr::from(<[u8; 16]>::try_from(&bytes[8..24]).unwrap())
-                } else {
-                    IpAddr::from(<[u8; 4]>::try_from(&bytes[12..16]).unwrap())
-                };
+            let v6 = bytes[0] >> 4 == 6;
+            let source = if v6 {
+                IpAddr::from(<[u8; 16]>::try_from(&bytes[8..24]).unwrap())
+            } else {
+                IpAddr::from(<[u8; 4]>::try_from(&bytes[12..16]).unwrap())
+            };
+            // With all its hops left it was sent from here, or by the node itself.
+            if ours && (hops < 64 || source == NODE_ADDRESS) {
                 // Both versions have the class of traffic within the first two bytes.
                 let class = if v6 { bytes[0] << 4 | bytes[1] >> 4 } else { bytes[1] };
                 arrivals.push(Arrival { marker: u16::from_be_bytes(marker), source, dscp: class >> 2 });

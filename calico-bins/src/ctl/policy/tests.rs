@@ -168,7 +168,7 @@ fn simulate_changes_nothing_and_says_who_is_concerned() {
     );
     let args = ["policy", "simulate", "-f", &closed];
     expect![[r#"
-        4 of 28 combinations change
+        3 of 24 combinations change
           pod shop/web -> pod shop/db TCP 5432: allowed, then denied (tier default, np/shop/web, egress[0])
           pod shop/web -> outside TCP other: allowed, then denied (tier default, np/shop/web, egress[0])
           pod shop/web -> outside TCP 5432: allowed, then denied (tier default, np/shop/web, egress[0])

@@ -34,7 +34,7 @@ use super::batch::Origin;
 use super::build::{family_of, ifname_key, net_key};
 use super::config::{Config, DenyAction};
 use super::expr::Verdict;
-use super::object::{Element, Elements, Field, Key, MapData, Name, SetSpec, Value};
+use super::object::{Element, Elements, Field, Flowtable, Key, MapData, Name, SetSpec, Value};
 use super::table::Table;
 use crate::driver::{ApplyReport, InterfaceState};
 
@@ -81,6 +81,8 @@ pub struct Compiler {
     static_chains: BTreeSet<Name>,
     started: bool,
     unreadable: Vec<String>,
+    /// The kernel does not take the flowtable with these interfaces.
+    offload_refused: bool,
 }
 
 /// Who looks a set up.
@@ -134,6 +136,7 @@ impl Compiler {
             static_chains: BTreeSet::new(),
             started: false,
             unreadable: Vec::new(),
+            offload_refused: false,
         }
     }
 
@@ -183,6 +186,7 @@ impl Compiler {
         }
         if *interfaces != self.interfaces {
             self.interfaces = interfaces.clone();
+            self.offload_refused = false;
         }
         changes.removed_profiles.iter().for_each(|name| self.profile(name, None));
         changes.removed_policies.iter().for_each(|id| self.policy(id, None));
@@ -203,6 +207,10 @@ impl Compiler {
         }
         if network_dirty {
             self.install_network();
+        }
+        if self.workloads.take_special_dirty() || hosts_dirty || network_dirty {
+            self.install_special();
+            self.install_flowtable();
         }
         self.rewrite_users_of_renamed_sets();
         if first || reconfigured || self.shape != shape_before {
@@ -314,6 +322,67 @@ impl Compiler {
         for (index, family) in families.into_iter().enumerate() {
             self.install_floating(index, family);
         }
+    }
+
+    /// Sources whose packets get a DSCP value, and addresses whose connections stay out of the flowtable.
+    fn install_special(&mut self) {
+        let mut marked: BTreeMap<(usize, u8), Elements> = BTreeMap::new();
+        let mut kept: [Elements; 2] = Default::default();
+        let mut add = |dscp: Option<u8>, address: IpAddr| {
+            let (index, key) = (usize::from(address.is_ipv6()), Key::value(&super::build::octets(address)));
+            if let Some(value) = dscp {
+                marked.entry((index, value)).or_default().insert(key.clone(), Element::default());
+            }
+            kept[index].insert(key, Element::default());
+        };
+        for endpoint in self.workloads.special() {
+            endpoint.nets.iter().for_each(|net| add(endpoint.qos.dscp, net.addr()));
+        }
+        for endpoint in self.host_endpoints.values().filter(|endpoint| endpoint.dscp.is_some()) {
+            endpoint.expected_ips.iter().for_each(|address| add(endpoint.dscp, *address));
+        }
+        let before = std::mem::take(&mut self.shape.dscp);
+        for (index, family) in [Family::V4, Family::V6].into_iter().enumerate() {
+            let addr = super::build::addr_field(family);
+            for ((_, value), elements) in marked.iter().filter(|((of, _), _)| *of == index) {
+                let name = stages::sets::dscp(family, *value);
+                self.table.add_set(&name, SetSpec::hash(&[addr]));
+                self.table.replace_elements(&name, elements.clone());
+                self.shape.dscp[index].insert(*value);
+            }
+            for gone in before[index].difference(&self.shape.dscp[index]) {
+                self.table.remove_set(&stages::sets::dscp(family, *gone));
+            }
+            let name = stages::sets::name(family, false, stages::sets::NO_OFFLOAD);
+            if self.config.flow_offload {
+                self.table.add_set(&name, SetSpec::hash(&[addr]));
+                self.table.replace_elements(&name, std::mem::take(&mut kept[index]));
+            } else {
+                self.table.remove_set(&name);
+            }
+        }
+    }
+
+    /// The flowtable spans workloads, tunnels and what the configuration names, as far as they exist. The kernel takes
+    /// an interface out by itself when it goes.
+    fn install_flowtable(&mut self) {
+        let named = |name: &str| {
+            self.config.flow_interfaces.iter().any(|pattern| match pattern.strip_suffix('*') {
+                Some(start) => name.starts_with(start),
+                None => name == pattern,
+            })
+        };
+        let belongs = |name: &str| {
+            let workload =
+                self.config.interface_prefixes.iter().any(|prefix| name.starts_with(prefix.as_str()));
+            workload || named(name) || self.shape.tunnels.iter().any(|tunnel| **tunnel == *name)
+        };
+        let wanted = self.config.flow_offload && !self.offload_refused;
+        let existing = self.interfaces.interfaces.keys().filter(|name| belongs(name));
+        let devices: BTreeSet<Name> = existing.cloned().collect();
+        self.shape.offload = wanted && !devices.is_empty();
+        let flowtable = self.shape.offload.then_some(Flowtable { priority: 0, devices });
+        self.table.set_flowtable(&stages::FLOWTABLE.into(), flowtable);
     }
 
     /// Floating addresses: external to internal; an external address claimed twice leads to the lowest internal one.
@@ -567,11 +636,21 @@ impl Compiler {
                     self.chains.sweep(&mut self.table);
                     return true;
                 }
-                match element {
-                    Some(key) if self.workloads.refuse(&mut self.table, name, key, reason) => true,
-                    Some(key) => self.refuse_host(name, key, reason),
-                    None => false,
+                // Without a word about which element it is, all that came or changed are suspects.
+                let suspects = element.map_or_else(|| self.table.pending_keys(name), |key| vec![key.clone()]);
+                let mut closed = false;
+                for key in &suspects {
+                    closed |= self.workloads.refuse(&mut self.table, name, key, reason)
+                        || self.refuse_host(name, key, reason);
                 }
+                closed
+            }
+            // An interface that is gone, or a kernel without flowtables: go on without until the interfaces change.
+            Origin::Flowtable(_) if !self.offload_refused => {
+                self.offload_refused = true;
+                self.install_flowtable();
+                self.write_stages();
+                true
             }
             Origin::Transaction | Origin::Table | Origin::Counter(_) | Origin::Flowtable(_) => false,
         }

@@ -4,7 +4,7 @@
 //! rising priority and no mark has to carry "allowed so far" from one to the next. A base chain is registered only
 //! while it has something to do.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use calico_policy::ir::{Family, Side};
 use ipnet::IpNet;
@@ -13,7 +13,7 @@ use super::hosts::HostSlot;
 use crate::nft::build::{
     accept, addr_field, change_mark, drop_packet, eq, goto, in_literal, in_set, interface_prefix,
     is_established, is_family, is_local, is_protocol, jump, literal, load_addr, load_port, mark_has, meta,
-    net_key, not_in_set, reject, vmap,
+    net_key, not_in_set, reject, set_dscp, vmap,
 };
 use crate::nft::config::{Config, Failsafe, LoopPrevention, ToHostAction};
 use crate::nft::expr::{
@@ -31,6 +31,8 @@ pub(super) const FROM_WORKLOAD_RATE: &str = "cali-from-wl-rate";
 pub(super) const TO_WORKLOAD_RATE: &str = "cali-to-wl-rate";
 /// Sources a workload may use.
 pub(super) const ANTI_SPOOF: &str = "cali-anti-spoof";
+/// The flowtable.
+pub(super) const FLOWTABLE: &str = "calico";
 const FAILSAFE_IN: &str = "cali-failsafe-in";
 const FAILSAFE_OUT: &str = "cali-failsafe-out";
 const FAILSAFE_IN_RAW: &str = "cali-failsafe-in-raw";
@@ -58,6 +60,13 @@ pub(super) mod sets {
     pub(in crate::nft::compile) const SOURCES: &str = "wl-sources";
     pub(in crate::nft::compile) const SPOOF: &str = "wl-spoof-allowed";
     pub(in crate::nft::compile) const FLOATING: &str = "floating-dnat";
+    pub(in crate::nft::compile) const NO_OFFLOAD: &str = "no-flow-offload";
+
+    /// Sources whose packets get a DSCP value.
+    pub(in crate::nft::compile) fn dscp(family: Family, value: u8) -> Name {
+        name(family, false, &format!("dscp-{value}"))
+    }
+
     pub(in crate::nft::compile) const HAIRPIN: &str = "floating-snat";
 }
 
@@ -80,6 +89,10 @@ pub(super) struct Shape {
     pub(super) vxlan: [bool; 2],
     /// Names of tunnel devices that have an address.
     pub(super) tunnels: Vec<Name>,
+    /// DSCP values in use, per family.
+    pub(super) dscp: [BTreeSet<u8>; 2],
+    /// Established connections go to the flowtable.
+    pub(super) offload: bool,
     /// Ranges of service addresses.
     pub(super) services: Vec<IpNet>,
 }
@@ -122,6 +135,8 @@ impl Builder<'_> {
         self.input();
         self.host_egress();
         self.nat();
+        self.dscp();
+        self.offload();
         self.failsafes();
         self.chains
     }
@@ -572,6 +587,42 @@ impl Builder<'_> {
         }
         rules.push(rule!(guard, [Expr::Masquerade { flags: self.random(), ports: None }]));
         rules
+    }
+
+    /// DSCP of what leaves the cluster, before source NAT hides who sent it.
+    fn dscp(&mut self) {
+        let mut rules = Vec::new();
+        for (index, family) in self.families().enumerate() {
+            for value in &self.shape.dscp[index] {
+                rules.push(rule!(
+                    is_family(family),
+                    [load_addr(family, Side::Source, Reg::FIRST), in_set(&sets::dscp(family, *value))],
+                    [load_addr(family, Side::Destination, Reg::FIRST)],
+                    [not_in_set(&sets::name(family, true, sets::POOLS))],
+                    set_dscp(family, *value),
+                ));
+            }
+        }
+        self.put("mangle-postrouting", base(ChainKind::Filter, Hook::Postrouting, -150, rules));
+    }
+
+    /// What was allowed and answered goes on without any of these chains, except where every packet counts.
+    fn offload(&mut self) {
+        if !self.shape.offload {
+            return;
+        }
+        let mut rules = Vec::new();
+        for family in self.families() {
+            let set = sets::name(family, false, sets::NO_OFFLOAD);
+            rules.push(rule!(
+                is_family(family),
+                is_established(),
+                [load_addr(family, Side::Source, Reg::FIRST), not_in_set(&set)],
+                [load_addr(family, Side::Destination, Reg::FIRST), not_in_set(&set)],
+                [Expr::FlowOffload { table: FLOWTABLE.into() }],
+            ));
+        }
+        self.put("forward-00-offload", base(ChainKind::Filter, Hook::Forward, -1, rules));
     }
 
     fn failsafes(&mut self) {

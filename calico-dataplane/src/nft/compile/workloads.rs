@@ -36,6 +36,9 @@ pub(super) struct Workloads {
     /// Endpoints with floating addresses.
     floating: BTreeSet<WorkloadEndpointId>,
     refused: BTreeMap<WorkloadEndpointId, String>,
+    /// Endpoints with a DSCP value, or with limits that a flowtable would undo.
+    special: BTreeSet<WorkloadEndpointId>,
+    special_dirty: bool,
     /// Interface behind each workload address.
     addresses: BTreeMap<IpAddr, Arc<str>>,
 }
@@ -47,6 +50,10 @@ impl Workloads {
         self.dirty.insert(endpoint.interface.clone());
         if !endpoint.nat.is_empty() {
             self.floating.insert(endpoint.id.clone());
+        }
+        if is_special(endpoint) {
+            self.special.insert(endpoint.id.clone());
+            self.special_dirty = true;
         }
         for net in &endpoint.nets {
             self.addresses.insert(net.addr(), endpoint.interface.clone());
@@ -62,6 +69,7 @@ impl Workloads {
     pub(super) fn remove(&mut self, id: &WorkloadEndpointId) {
         self.refused.remove(id);
         self.floating.remove(id);
+        self.special_dirty |= self.special.remove(id);
         let Some(endpoint) = self.endpoints.remove(id) else { return };
         if let Some(ids) = self.by_interface.get_mut(&endpoint.interface) {
             ids.remove(id);
@@ -83,6 +91,16 @@ impl Workloads {
 
     pub(super) fn interfaces(&self) -> impl Iterator<Item = (&Arc<str>, &WorkloadEndpointId)> {
         self.installed.iter().map(|(interface, installed)| (interface, &installed.id))
+    }
+
+    /// Whether the answer of [`Self::special`] may have changed.
+    pub(super) fn take_special_dirty(&mut self) -> bool {
+        std::mem::take(&mut self.special_dirty)
+    }
+
+    /// Endpoints with a DSCP value, or with limits that a flowtable would undo.
+    pub(super) fn special(&self) -> impl Iterator<Item = &WorkloadEndpoint> {
+        self.special.iter().filter_map(|id| self.endpoints.get(id)).map(|endpoint| &**endpoint)
     }
 
     /// Floating addresses of one family: external to internal.
@@ -145,6 +163,17 @@ impl Workloads {
         }
         failures
     }
+}
+
+fn is_special(endpoint: &WorkloadEndpoint) -> bool {
+    let qos = &endpoint.qos;
+    let limits = [
+        qos.ingress_packet_rate,
+        qos.egress_packet_rate,
+        qos.ingress_max_connections,
+        qos.egress_max_connections,
+    ];
+    qos.dscp.is_some() || limits.iter().any(|limit| *limit > 0)
 }
 
 fn install(
