@@ -184,7 +184,16 @@ impl ParseError {
                     "line breaks are not allowed; in YAML write the selector with `>-` instead of `|`".into(),
                 )
             }
-            ParseErrorKind::ExpectedOperator { .. } => near_operator(&word),
+            ParseErrorKind::ExpectedOperator { label } => match label.to_ascii_lowercase().as_str() {
+                "and" => Some("did you mean `&&`?".into()),
+                "or" => Some("did you mean `||`?".into()),
+                "not" => Some("did you mean `!`?".into()),
+                _ => near_operator(&word),
+            },
+            ParseErrorKind::ExpectedCloseParen { opened_at } => {
+                let column = self.input.get(..*opened_at).unwrap_or_default().chars().count() + 1;
+                Some(format!("the parenthesis in column {column} is not closed"))
+            }
             ParseErrorKind::UnexpectedToken if rest.starts_with(['\'', '"']) => {
                 Some("the label stands on the left, the value on the right".into())
             }
@@ -277,9 +286,7 @@ impl fmt::Display for ParseErrorKind {
             Self::ExpectedString => f.write_str("expected a value in quotes"),
             Self::ExpectedSet => f.write_str("expected a set of values in braces"),
             Self::ExpectedSetEnd => f.write_str("expected a quoted value or `}` in the set"),
-            Self::ExpectedCloseParen { opened_at } => {
-                write!(f, "expected `)` for the parenthesis opened at byte {opened_at}")
-            }
+            Self::ExpectedCloseParen { .. } => f.write_str("expected `)`"),
             Self::TrailingContent => f.write_str("expected `&&`, `||` or the end of the selector"),
             Self::UnexpectedToken => f.write_str("expected a condition"),
             Self::LabelWithoutOperator { label } => {

@@ -12,10 +12,11 @@
 //!   of their parents.
 
 mod filing;
+mod numbers;
 mod postings;
-mod program;
+pub(crate) mod program;
 mod slab;
-mod symbols;
+pub(crate) mod symbols;
 
 use std::hash::Hash;
 

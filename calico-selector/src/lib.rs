@@ -21,6 +21,7 @@
 //! | read, print, match one selector | [`Selector`], [`Labels`] |
 //! | join the selectors of one rule or policy | [`compose`] |
 //! | tell people why, or what looks wrong | [`explain()`], [`lint()`], [`satisfiability`] |
+//! | match many selectors against many items, once | [`interned`] |
 //! | keep many selectors matched against many items | [`MatchIndex`] |
 //! | take over a label selector of Kubernetes | [`kubernetes`] |
 
@@ -34,6 +35,7 @@ mod eval;
 mod explain;
 mod hints;
 pub mod index;
+pub mod interned;
 pub mod kubernetes;
 pub mod labels;
 mod lexer;

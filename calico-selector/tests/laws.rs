@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use calico_selector::interned::Interner;
 use calico_selector::labels::{Inherited, Labels};
 use calico_selector::{
     Comparison, Expr, Limits, MatchIndex, Satisfiability, Selector, Transition, explain, lint, satisfiability,
@@ -111,6 +112,23 @@ proptest! {
                 }
             }
         }
+    }
+
+    #[test]
+    fn interned_selectors_match_the_same(selector in selector(), own in labels(), parents in prop::collection::vec(labels(), 0..3)) {
+        let mut texts = Interner::new();
+        let compiled = texts.selector(&selector);
+        let interned = texts.labels(&own);
+        prop_assert_eq!(compiled.matches(&interned, &texts), selector.matches(&own));
+        let lineage: Vec<(&str, &dyn Labels)> = parents.iter().map(|parent| ("", parent as &dyn Labels)).collect();
+        let interned_parents: Vec<_> = parents.iter().map(|parent| texts.labels(parent)).collect();
+        let references: Vec<_> = interned_parents.iter().collect();
+        let expected = selector.matches(&Inherited::new(&own, &lineage));
+        prop_assert_eq!(compiled.matches_inherited(&interned, &references, &texts), expected);
+        texts.forget_selector(compiled);
+        texts.forget_labels(interned);
+        interned_parents.into_iter().for_each(|labels| texts.forget_labels(labels));
+        prop_assert!(texts.is_empty());
     }
 
     #[test]

@@ -6,6 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::collections::BTreeMap;
 
+use calico_selector::interned::Interner;
 use calico_selector::labels::{Inherited, Labels};
 use calico_selector::{MatchIndex, Selector};
 
@@ -55,6 +56,18 @@ fn matching_does_not_allocate() {
     let count = allocations(|| {
         for _ in 0..1000 {
             matched += usize::from(selector.matches(&labels));
+        }
+    });
+    assert_eq!((matched, count), (1000, 0));
+
+    let mut texts = Interner::new();
+    let compiled = texts.selector(&selector);
+    let (own, profile) = (texts.labels(&own), texts.labels(profile));
+    let mut matched = 0;
+    let count = allocations(|| {
+        for _ in 0..1000 {
+            matched += usize::from(compiled.matches_inherited(&own, &[&profile], &texts));
+            matched += usize::from(compiled.matches(&own, &texts));
         }
     });
     assert_eq!((matched, count), (1000, 0));

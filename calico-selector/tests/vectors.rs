@@ -115,6 +115,11 @@ fn messages_say_what_would_be_right() {
         message("(all)"),
         "column 5: label `all` is not followed by an operator; did you mean `all()`?"
     );
+    assert_eq!(
+        message("a == 'é' && (b == 'x'"),
+        "column 22: expected `)`; the parenthesis in column 13 is not closed"
+    );
+    assert!(message("a == 'x' and b == 'y'").ends_with("did you mean `&&`?"));
     let far = format!("{} && b = 'x'", vec!["a == 'x'"; 20].join(" && "));
     let error = Selector::parse(&far).unwrap_err();
     let (line, caret) =

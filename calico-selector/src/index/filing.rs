@@ -1,19 +1,18 @@
 //! Slots filed under label names and values.
 
-use rustc_hash::FxHashMap;
-
+use super::numbers::NumberMap;
 use super::postings::Postings;
 use super::symbols::Symbol;
 
 /// For each label name: who is filed under which value, and who under any value.
 #[derive(Debug, Default)]
 pub(super) struct Filing {
-    labels: FxHashMap<Symbol, Drawer>,
+    labels: NumberMap<Symbol, Drawer>,
 }
 
 #[derive(Debug, Default)]
 struct Drawer {
-    values: FxHashMap<Symbol, Postings>,
+    values: NumberMap<Symbol, Postings>,
     any: Postings,
 }
 

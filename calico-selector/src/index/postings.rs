@@ -1,12 +1,12 @@
 //! Sets of slot numbers: most have one or two members, some have all.
 
-use rustc_hash::FxHashSet;
+use super::numbers::NumberSet;
 
 /// A set that is a sorted list while small and a hash set when large.
 #[derive(Debug)]
 pub(super) enum Postings {
     Few(Vec<u32>),
-    Many(FxHashSet<u32>),
+    Many(NumberSet),
 }
 
 const FEW: usize = 32;
@@ -26,7 +26,7 @@ impl Postings {
                 if list.len() < FEW {
                     list.insert(at, slot);
                 } else {
-                    let mut set: FxHashSet<u32> = list.drain(..).collect();
+                    let mut set: NumberSet = list.drain(..).collect();
                     set.insert(slot);
                     *self = Self::Many(set);
                 }

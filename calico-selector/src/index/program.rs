@@ -4,22 +4,22 @@ use crate::ast::{Comparison, Expr};
 use crate::eval;
 use crate::hints::Restrictions;
 
-use super::symbols::{Symbol, Symbols};
+use super::symbols::{Symbol, SymbolSet, Symbols};
 
 #[derive(Debug)]
-pub(super) enum Program {
+pub(crate) enum Program {
     Always,
     Has(Symbol),
     Is { label: Symbol, value: Symbol, negated: bool },
     Text { label: Symbol, op: Comparison, value: Box<str> },
-    In { label: Symbol, values: Box<[Symbol]>, negated: bool },
+    In { label: Symbol, values: SymbolSet, negated: bool },
     Not(Box<Self>),
     And(Box<[Self]>),
     Or(Box<[Self]>),
 }
 
 impl Program {
-    pub(super) fn compile(expr: &Expr, symbols: &mut Symbols) -> Self {
+    pub(crate) fn compile(expr: &Expr, symbols: &mut Symbols) -> Self {
         match expr {
             Expr::All | Expr::Global => Self::Always,
             Expr::Has(label) => Self::Has(symbols.acquire(label)),
@@ -32,8 +32,7 @@ impl Program {
                 Self::Text { label: symbols.acquire(label), op: *op, value: value.clone() }
             }
             Expr::Member { label, negated, values } => {
-                let mut values: Box<[Symbol]> = values.iter().map(|value| symbols.acquire(value)).collect();
-                values.sort_unstable();
+                let values = SymbolSet::new(values.iter().map(|value| symbols.acquire(value)));
                 Self::In { label: symbols.acquire(label), values, negated: *negated }
             }
             Expr::Not(inner) => Self::Not(Box::new(Self::compile(inner, symbols))),
@@ -42,7 +41,7 @@ impl Program {
         }
     }
 
-    pub(super) fn release(&self, symbols: &mut Symbols) {
+    pub(crate) fn release(&self, symbols: &mut Symbols) {
         match self {
             Self::Always => {}
             Self::Has(label) | Self::Text { label, .. } => symbols.release(*label),
@@ -52,14 +51,24 @@ impl Program {
             }
             Self::In { label, values, .. } => {
                 symbols.release(*label);
-                values.iter().for_each(|value| symbols.release(*value));
+                values.iter().for_each(|value| symbols.release(value));
             }
             Self::Not(inner) => inner.release(symbols),
             Self::And(parts) | Self::Or(parts) => parts.iter().for_each(|part| part.release(symbols)),
         }
     }
 
-    pub(super) fn matches(&self, symbols: &Symbols, get: &impl Fn(Symbol) -> Option<Symbol>) -> bool {
+    /// Evaluates without a call for a single condition and for a conjunction of conditions, which most selectors are.
+    #[inline]
+    pub(crate) fn matches(&self, symbols: &Symbols, get: &impl Fn(Symbol) -> Option<Symbol>) -> bool {
+        match self {
+            Self::And(parts) => parts.iter().all(|part| part.condition(symbols, get)),
+            one => one.condition(symbols, get),
+        }
+    }
+
+    #[inline(always)]
+    fn condition(&self, symbols: &Symbols, get: &impl Fn(Symbol) -> Option<Symbol>) -> bool {
         match self {
             Self::Always => true,
             Self::Has(label) => get(*label).is_some(),
@@ -68,16 +77,25 @@ impl Program {
                 eval::compare(*op, get(*label).map(|actual| symbols.text(actual)), value)
             }
             Self::In { label, values, negated } => {
-                get(*label).is_some_and(|actual| values.binary_search(&actual).is_ok()) != *negated
+                get(*label).is_some_and(|actual| values.contains(actual)) != *negated
             }
-            Self::Not(inner) => !inner.matches(symbols, get),
-            Self::And(parts) => parts.iter().all(|part| part.matches(symbols, get)),
-            Self::Or(parts) => parts.iter().any(|part| part.matches(symbols, get)),
+            Self::Not(_) | Self::And(_) | Self::Or(_) => self.nested(symbols, get),
+        }
+    }
+
+    fn nested(&self, symbols: &Symbols, get: &impl Fn(Symbol) -> Option<Symbol>) -> bool {
+        match self {
+            Self::Not(inner) => !inner.condition(symbols, get),
+            Self::And(parts) => parts.iter().all(|part| part.condition(symbols, get)),
+            Self::Or(parts) => parts.iter().any(|part| part.condition(symbols, get)),
+            Self::Always | Self::Has(_) | Self::Is { .. } | Self::Text { .. } | Self::In { .. } => {
+                self.condition(symbols, get)
+            }
         }
     }
 
     /// Every label that is mentioned, sorted.
-    pub(super) fn labels(&self) -> Vec<Symbol> {
+    pub(crate) fn labels(&self) -> Vec<Symbol> {
         fn visit(program: &Program, out: &mut Vec<Symbol>) {
             match program {
                 Program::Always => {}
@@ -99,13 +117,13 @@ impl Program {
 
 /// A necessary condition on one label, in symbols. `one_of` is `None` when any value will do.
 #[derive(Debug)]
-pub(super) struct Demand {
-    pub(super) label: Symbol,
-    pub(super) one_of: Option<Box<[Symbol]>>,
+pub(crate) struct Demand {
+    pub(crate) label: Symbol,
+    pub(crate) one_of: Option<Box<[Symbol]>>,
 }
 
 /// The labels that must be present. All texts are in the table already, since the compiled program has them.
-pub(super) fn demands(restrictions: &Restrictions, symbols: &Symbols) -> Vec<Demand> {
+pub(crate) fn demands(restrictions: &Restrictions, symbols: &Symbols) -> Vec<Demand> {
     let present = restrictions.iter().filter(|entry| entry.must_be_present);
     let mut demands: Vec<Demand> = present
         .filter_map(|entry| {
