@@ -148,11 +148,19 @@ impl Stored {
             Self::Block(block) => Value::Block(Arc::new(block_to_model(block))),
             Self::Affinity(affinity) => {
                 let state = BlockAffinityState::from(affinity.state.as_str());
-                Value::BlockAffinity(Arc::new(BlockAffinityValue { state, deleted: affinity.deleted }))
+                Value::BlockAffinity(Arc::new(BlockAffinityValue {
+                    state,
+                    deleted: affinity.deleted,
+                    ..BlockAffinityValue::default()
+                }))
             }
             Self::Handle(handle) => {
                 let block = handle.blocks.iter().map(|(cidr, count)| (cidr.to_string(), *count)).collect();
-                Value::IpamHandle(Arc::new(IpamHandle { block, deleted: handle.deleted }))
+                Value::IpamHandle(Arc::new(IpamHandle {
+                    block,
+                    deleted: handle.deleted,
+                    ..IpamHandle::default()
+                }))
             }
             Self::Config(config) => Value::IpamConfig(Arc::new(config_to_model(config))),
             Self::Host => Value::Json(Arc::new(serde_json::json!({}))),
@@ -264,6 +272,7 @@ fn attribute_to_model(attribute: &Attribute) -> AllocationAttribute {
         active_owner_attrs: attribute.active.clone(),
         alternate_owner_attrs: attribute.alternate.clone(),
         released_at: attribute.released_at.map(timestamp),
+        ..AllocationAttribute::default()
     }
 }
 
@@ -299,6 +308,7 @@ fn config_to_model(config: &Config) -> IpamConfig {
             VmAddressPersistence::Disabled
         },
         ip_cooldown_seconds: config.cooldown_seconds,
+        ..IpamConfig::default()
     }
 }
 

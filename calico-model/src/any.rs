@@ -4,7 +4,7 @@ use serde_json::Value as Json;
 
 use crate::decode::Mode;
 use crate::envelope::{Resource, Spec};
-use crate::error::{ModelError, nearest};
+use crate::error::{FieldError, ModelError, nearest};
 use crate::key::{Key, ResourceKey};
 use crate::kind::for_each_kind;
 use crate::resource::*;
@@ -63,6 +63,10 @@ macro_rules! define_any {
                 match self { $( Self::$kind(r) => &r.unknown, )* }
             }
 
+            pub(crate) fn unknown_mut(&mut self) -> &mut crate::decode::Unknown {
+                match self { $( Self::$kind(r) => &mut r.unknown, )* }
+            }
+
             /// Reads JSON of a known kind.
             pub fn from_json(kind: Kind, bytes: &[u8], mode: Mode) -> Result<Self, ModelError> {
                 match kind.stands_for().unwrap_or(kind) {
@@ -75,6 +79,31 @@ macro_rules! define_any {
             pub fn from_tree(kind: Kind, tree: Json, mode: Mode) -> Result<Self, ModelError> {
                 match kind.stands_for().unwrap_or(kind) {
                     $( Kind::$kind => <$kind>::from_tree(tree, mode).map(Self::from), )*
+                    _ => Err(ModelError::UnknownKind { kind: kind.name().to_owned(), suggestion: None }),
+                }
+            }
+
+            /// Reads what can be read of a JSON tree of a known kind and lists the fields that cannot, so that all else
+            /// can be checked too.
+            ///
+            /// ```
+            /// use calico_model::{AnyResource, Kind, decode::Mode, validate};
+            /// let tree = serde_json::json!({"metadata": {"name": "blue"},
+            ///     "spec": {"cidr": "10.1.0.7/16", "natOutgoing": "true"}});
+            /// let (pool, problems) = AnyResource::examine(Kind::IPPool, tree, Mode::Strict)?;
+            /// assert_eq!(problems[0].path, "spec.natOutgoing");
+            /// assert_eq!(validate::problems(&pool.unwrap())[0].path, "spec.cidr");
+            /// # Ok::<(), calico_model::ModelError>(())
+            /// ```
+            pub fn examine(
+                kind: Kind,
+                tree: Json,
+                mode: Mode,
+            ) -> Result<(Option<Self>, Vec<FieldError>), ModelError> {
+                match kind.stands_for().unwrap_or(kind) {
+                    $( Kind::$kind => {
+                        <$kind>::examine(tree, mode).map(|(resource, problems)| (resource.map(Self::from), problems))
+                    } )*
                     _ => Err(ModelError::UnknownKind { kind: kind.name().to_owned(), suggestion: None }),
                 }
             }

@@ -5,16 +5,16 @@
 //! as "not given" (as Go does), keeps unknown fields with their place, and reports every wrong value with its path.
 
 use std::cell::RefCell;
-use std::fmt;
 
-use serde::de::value::Error;
 use serde::de::{
-    DeserializeOwned, DeserializeSeed, Error as _, IntoDeserializer, MapAccess, SeqAccess, Visitor,
+    DeserializeOwned, DeserializeSeed, Error as _, IntoDeserializer, MapAccess, SeqAccess, Unexpected,
+    Visitor,
 };
 use serde::{Deserializer, forward_to_deserialize_any};
 use serde_json::Value as Json;
 
 use crate::error::{FieldError, ModelError, nearest};
+use crate::fault::Fault as Error;
 
 /// What to do with fields that the model does not know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,7 +26,7 @@ pub enum Mode {
 }
 
 /// One step of a path into a JSON tree.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Segment {
     /// Field of an object.
     Field(String),
@@ -51,9 +51,42 @@ impl Unknown {
         self.entries.is_empty()
     }
 
-    /// Paths and values, in the order of the object.
+    /// Paths and values, sorted by path.
     pub fn iter(&self) -> impl Iterator<Item = (String, &Json)> {
         self.entries.iter().map(|(p, v)| (path_text(p), v))
+    }
+
+    fn sorted(mut entries: Vec<(Vec<Segment>, Json)>) -> Self {
+        entries.sort_by(|(a, _), (b, _)| a.cmp(b));
+        Self { entries }
+    }
+
+    /// The fields below a field of the object, with their places from there.
+    pub(crate) fn below(&self, parent: &str) -> Self {
+        let below = self.entries.iter().filter_map(|(path, value)| match path.split_first() {
+            Some((Segment::Field(first), rest)) if first == parent && !rest.is_empty() => {
+                Some((rest.to_vec(), value.clone()))
+            }
+            _ => None,
+        });
+        Self { entries: below.collect() }
+    }
+
+    /// Adds the fields that were found in an object which stands in the field `parent` of this one.
+    pub(crate) fn add_below(&mut self, parent: &str, found: Self) {
+        let mut entries = std::mem::take(&mut self.entries);
+        for (mut path, value) in found.entries {
+            path.insert(0, Segment::Field(parent.to_owned()));
+            if !entries.iter().any(|(known, _)| *known == path) {
+                entries.push((path, value));
+            }
+        }
+        *self = Self::sorted(entries);
+    }
+
+    /// Paths and values, given away.
+    pub(crate) fn into_entries(self) -> Vec<(Vec<Segment>, Json)> {
+        self.entries
     }
 
     /// Puts the fields back into a tree. A field whose parent is gone, or whose array has changed its length since it
@@ -117,11 +150,29 @@ pub(crate) fn from_slice<T: DeserializeOwned>(
 
 /// Reads a tree; see [`from_slice`].
 pub(crate) fn from_tree<T: DeserializeOwned>(
-    mut tree: Json,
+    tree: Json,
     what: &str,
     mode: Mode,
 ) -> Result<(T, Unknown), ModelError> {
+    let Partial { value, unknown, problems } = examine(tree, mode);
+    match value {
+        Some(value) if problems.is_empty() => Ok((value, unknown)),
+        _ => Err(ModelError::Fields { what: what.to_owned(), problems }),
+    }
+}
+
+/// What can be read of a tree, and everything in it that cannot.
+pub(crate) struct Partial<T> {
+    /// The value without the fields that have problems; `None` when nothing is left to read.
+    pub(crate) value: Option<T>,
+    pub(crate) unknown: Unknown,
+    pub(crate) problems: Vec<FieldError>,
+}
+
+/// Reads a tree and goes on behind every field that cannot be read.
+pub(crate) fn examine<T: DeserializeOwned>(mut tree: Json, mode: Mode) -> Partial<T> {
     let mut problems = Vec::new();
+    let mut emptied: Vec<Vec<Segment>> = Vec::new();
     loop {
         let context = RefCell::new(Context { path: Vec::new(), failed: None, unknown: Vec::new() });
         let result = T::deserialize(Tree { value: &tree, context: &context });
@@ -129,12 +180,15 @@ pub(crate) fn from_tree<T: DeserializeOwned>(
         match result {
             Err(e) => {
                 let path = failed.unwrap_or_default();
-                let value = at(&tree, &path).filter(|v| !v.is_object() && !v.is_array()).map(text_of);
-                problems.push(FieldError { path: path_text(&path), value, reason: e.to_string() });
-                // Blank the field and go on, so that one pass reports every wrong value.
-                if problems.len() >= 100 || !blank(&mut tree, &path) {
-                    return Err(ModelError::Fields { what: what.to_owned(), problems });
+                let again = emptied.contains(&path);
+                if !again {
+                    let value = at(&tree, &path).filter(|v| !v.is_object() && !v.is_array()).map(text_of);
+                    problems.push(FieldError { path: path_text(&path), value, reason: e.to_string() });
                 }
+                if problems.len() >= 100 || !take_away(&mut tree, &path, again) {
+                    return Partial { value: None, unknown: Unknown::default(), problems };
+                }
+                emptied.push(path);
             }
             Ok(v) => {
                 if mode == Mode::Strict {
@@ -142,24 +196,34 @@ pub(crate) fn from_tree<T: DeserializeOwned>(
                         problems.push(FieldError::new(path_text(path), unknown_reason(path, expected)));
                     }
                 }
-                if !problems.is_empty() {
-                    return Err(ModelError::Fields { what: what.to_owned(), problems });
-                }
                 let entries = unknown
                     .into_iter()
                     .filter_map(|(path, _)| at(&tree, &path).cloned().map(|v| (path, v)))
                     .collect();
-                return Ok((v, Unknown { entries }));
+                return Partial { value: Some(v), unknown: Unknown::sorted(entries), problems };
             }
         }
     }
 }
+
+/// Words of Kubernetes' network policies, a field that shows that Calico's are meant, and what to write there.
+const KUBERNETES: &[(&str, &str, &str)] = &[
+    ("podSelector", "selector", "write a selector, such as `selector: app == 'web'`"),
+    ("policyTypes", "types", "write `types`"),
+    ("from", "source", "write `source` with a selector or nets; several peers are several rules"),
+    ("to", "destination", "write `destination` with a selector or nets; several peers are several rules"),
+    ("ports", "destination", "ports stand in `source` or `destination`"),
+];
 
 fn unknown_reason(path: &[Segment], expected: &'static [&'static str]) -> String {
     let name = match path.last() {
         Some(Segment::Field(f)) => f.as_str(),
         _ => "",
     };
+    if let Some((_, _, right)) = KUBERNETES.iter().find(|(k, ours, _)| *k == name && expected.contains(ours))
+    {
+        return format!("unknown field; {right}");
+    }
     match nearest(name, expected.iter().copied()) {
         Some(n) => format!("unknown field; did you mean {n}?"),
         None => "unknown field".to_owned(),
@@ -180,20 +244,25 @@ fn text_of(v: &Json) -> String {
     }
 }
 
-/// Sets the innermost field of `path` to null; false when there is none or it is null already.
-fn blank(tree: &mut Json, path: &[Segment]) -> bool {
-    let Some(end) = path.iter().rposition(|s| matches!(s, Segment::Field(_))) else { return false };
-    let mut node = Some(tree);
-    for segment in path.iter().take(end + 1) {
-        node = node.and_then(|n| match segment {
-            Segment::Field(f) => n.get_mut(f),
-            Segment::Element { index, .. } => n.get_mut(index),
-        });
-    }
-    match node {
-        Some(n) if !n.is_null() => {
-            *n = Json::Null;
-            true
+/// Removes the field at `path`, or makes the element there null; the field around it when that was not enough. False
+/// when there is nothing to remove.
+fn take_away(tree: &mut Json, path: &[Segment], again: bool) -> bool {
+    let end = match path.last() {
+        Some(Segment::Element { .. }) if !again => path.len() - 1,
+        _ => match path.iter().rposition(|s| matches!(s, Segment::Field(_))) {
+            Some(end) => end,
+            None => return false,
+        },
+    };
+    let Some((last, parents)) = path.get(..=end).and_then(<[Segment]>::split_last) else { return false };
+    let parent = parents.iter().try_fold(tree, |node, segment| match segment {
+        Segment::Field(f) => node.get_mut(f),
+        Segment::Element { index, .. } => node.get_mut(index),
+    });
+    match (parent, last) {
+        (Some(Json::Object(map)), Segment::Field(f)) => map.remove(f).is_some(),
+        (Some(Json::Array(list)), Segment::Element { index, .. }) => {
+            list.get_mut(*index).is_some_and(|v| !std::mem::take(v).is_null())
         }
         _ => false,
     }
@@ -232,27 +301,19 @@ impl<'a> Tree<'a> {
         result
     }
 
-    fn wrong<T>(&self, visitor: &dyn fmt::Display) -> Result<T, Error> {
-        Err(Error::custom(format_args!("expected {visitor}, found {}", type_name(self.value))))
+    fn wrong<T>(&self, expected: &dyn serde::de::Expected) -> Result<T, Error> {
+        Err(Error::invalid_type(unexpected(self.value), expected))
     }
 }
 
-struct Expected<'v, V>(&'v V);
-
-impl<'de, V: Visitor<'de>> fmt::Display for Expected<'_, V> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.expecting(f)
-    }
-}
-
-fn type_name(v: &Json) -> &'static str {
+fn unexpected(v: &Json) -> Unexpected<'_> {
     match v {
-        Json::Null => "null",
-        Json::Bool(_) => "a boolean",
-        Json::Number(_) => "a number",
-        Json::String(_) => "a text",
-        Json::Array(_) => "a list",
-        Json::Object(_) => "an object",
+        Json::Null => Unexpected::Unit,
+        Json::Bool(b) => Unexpected::Bool(*b),
+        Json::Number(n) => Unexpected::Float(n.as_f64().unwrap_or_default()),
+        Json::String(s) => Unexpected::Str(s),
+        Json::Array(_) => Unexpected::Seq,
+        Json::Object(_) => Unexpected::Map,
     }
 }
 
@@ -268,7 +329,7 @@ impl<'de, 'a: 'de> Deserializer<'de> for Tree<'a> {
                 (Some(n), _, _) => visitor.visit_u64(n),
                 (_, Some(n), _) => visitor.visit_i64(n),
                 (_, _, Some(n)) => visitor.visit_f64(n),
-                _ => self.wrong(&Expected(&visitor)),
+                _ => self.wrong(&visitor),
             },
             Json::Array(_) => self.deserialize_seq(visitor),
             Json::Object(_) => self.deserialize_map(visitor),
@@ -291,7 +352,7 @@ impl<'de, 'a: 'de> Deserializer<'de> for Tree<'a> {
         match self.value {
             Json::Null => visitor.visit_seq(Elements { tree: self, list: &[], next: 0 }),
             Json::Array(list) => visitor.visit_seq(Elements { tree: self, list, next: 0 }),
-            _ => self.wrong(&Expected(&visitor)),
+            _ => self.wrong(&visitor),
         }
     }
 
@@ -302,7 +363,7 @@ impl<'de, 'a: 'de> Deserializer<'de> for Tree<'a> {
                 let iter = Some(map.iter());
                 visitor.visit_map(Fields { tree: self, iter, known: None, pending: None })
             }
-            _ => self.wrong(&Expected(&visitor)),
+            _ => self.wrong(&visitor),
         }
     }
 
@@ -320,7 +381,7 @@ impl<'de, 'a: 'de> Deserializer<'de> for Tree<'a> {
                 let iter = Some(map.iter());
                 visitor.visit_map(Fields { tree: self, iter, known: Some(fields), pending: None })
             }
-            _ => Err(Error::custom(format_args!("expected an object, found {}", type_name(self.value)))),
+            _ => self.wrong(&"an object"),
         }
     }
 

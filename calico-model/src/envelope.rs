@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use serde_json::Value as Json;
 
 use crate::decode::{self, Mode, Unknown};
-use crate::error::ModelError;
+use crate::error::{FieldError, ModelError};
 use crate::shape::Shape;
 use crate::{Kind, ObjectMeta};
 
@@ -132,8 +132,16 @@ impl<S: Spec> Resource<S> {
 
     /// Reads a JSON tree, such as comes from YAML.
     pub fn from_tree(tree: Json, mode: Mode) -> Result<Self, ModelError> {
-        let (read, unknown) = decode::from_tree::<Read<S>>(tree, S::KIND.name(), mode)?;
-        Self::accept(read, unknown)
+        match Self::examine(tree, mode)? {
+            (Some(resource), problems) if problems.is_empty() => Ok(resource),
+            (_, problems) => Err(ModelError::Fields { what: S::KIND.name().to_owned(), problems }),
+        }
+    }
+
+    /// Reads what can be read of a JSON tree and lists what cannot; see [`crate::AnyResource::examine`].
+    pub(crate) fn examine(tree: Json, mode: Mode) -> Result<(Option<Self>, Vec<FieldError>), ModelError> {
+        let decode::Partial { value, unknown, problems } = decode::examine::<Read<S>>(tree, mode);
+        Ok((value.map(|read| Self::accept(read, unknown)).transpose()?, problems))
     }
 
     fn accept(read: Read<S>, unknown: Unknown) -> Result<Self, ModelError> {

@@ -26,6 +26,9 @@
 //! | take over Kubernetes objects, store as custom resources | [`k8s`] |
 //! | decide the configuration of an agent | [`config`] |
 //! | print custom resource definitions | [`crd`] |
+//!
+//! The feature `kubernetes`, on by default, adds the names that need SHA-1 and SHA-3: interfaces of pods and labels of
+//! claims on blocks.
 
 #![forbid(unsafe_code)]
 
@@ -39,11 +42,13 @@ mod dscp;
 mod duration;
 mod envelope;
 pub mod error;
+mod fault;
 pub mod k8s;
 pub mod key;
 mod key_parse;
 mod kind;
 mod meta;
+#[cfg_attr(not(feature = "kubernetes"), allow(dead_code, unused_imports))]
 pub mod names;
 pub mod net;
 pub mod order;

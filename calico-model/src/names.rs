@@ -1,8 +1,10 @@
 //! Names that Calico computes: of endpoints, interfaces, blocks, affinities, profiles; and derived UIDs.
 
 use ipnet::IpNet;
+#[cfg(feature = "kubernetes")]
 use sha1::Sha1;
 use sha2::{Digest, Sha256};
+#[cfg(feature = "kubernetes")]
 use sha3::Sha3_256;
 
 use crate::resource::endpoint::WorkloadEndpointSpec;
@@ -145,6 +147,7 @@ pub fn split_endpoint_name(name: &str) -> Vec<String> {
 /// use calico_model::names;
 /// assert_eq!(names::veth_name("cali", "default", "web-0"), "cali0d7763386da");
 /// ```
+#[cfg(feature = "kubernetes")]
 pub fn veth_name(prefix: &str, namespace: &str, pod: &str) -> String {
     let hash = hex(&Sha1::digest(format!("{namespace}.{pod}")));
     format!("{prefix}{}", &hash[..11])
@@ -185,6 +188,7 @@ pub fn affinity_name(host: &str, cidr: &IpNet) -> String {
 /// use calico_model::names;
 /// assert_eq!(names::hostname_hash("node1"), "7DS2CCNJGGLTHBDQLLFO6SX24SY2YDDEG3W2VN556FA2W4DLLV5A");
 /// ```
+#[cfg(feature = "kubernetes")]
 pub fn hostname_hash(host: &str) -> String {
     base32(&Sha3_256::digest(host.as_bytes()))
 }

@@ -202,7 +202,8 @@ where
     Ok(Option::<T>::deserialize(d)?.unwrap_or_default())
 }
 
-/// Declares structs with their JSON form; see the module documentation. `struct X always { … }` writes zero values.
+/// Declares structs with their JSON form; see the module documentation. `struct X always { … }` writes zero values of its
+/// fields, `struct X present { … }` is written itself although it is empty.
 macro_rules! object {
     ($(
         $(#[doc = $doc:expr])*
@@ -235,10 +236,13 @@ macro_rules! object {
                 })
             }
             fn unset(&self) -> bool {
-                *self == Self::default()
+                $crate::shape::object!(@may_be_left_out [$($mode)?]) && *self == Self::default()
             }
         }
     )*};
+    (@may_be_left_out [present]) => { false };
+    (@may_be_left_out [$($mode:ident)?]) => { true };
+    (@one [present] $($rest:tt)*) => { $crate::shape::object! { @one [] $($rest)* } };
     (@one []
         $(#[$meta:meta])*
         pub struct $name:ident {

@@ -11,7 +11,7 @@ use crate::decode::{self, Mode};
 use crate::error::ModelError;
 use crate::k8s::KubernetesObject;
 use crate::key::Key;
-use crate::resource::ipam::{AllocationBlock, BlockAffinityValue, IpamConfig, IpamHandle};
+use crate::resource::ipam::{AllocationBlock, BlockAffinityValue, Carrier, IpamConfig, IpamHandle};
 
 /// Opaque version of an entry or of a list, in the words of its store. Empty means none.
 #[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -150,8 +150,10 @@ impl From<AnyResource> for Value {
     }
 }
 
-fn plain<T: DeserializeOwned>(key: &Key, bytes: &[u8]) -> Result<T, ModelError> {
-    decode::from_slice(bytes, &key.path(), Mode::Lenient).map(|(value, _)| value)
+fn plain<T: DeserializeOwned + Carrier>(key: &Key, bytes: &[u8]) -> Result<T, ModelError> {
+    let (mut value, unknown) = decode::from_slice::<T>(bytes, &key.path(), Mode::Lenient)?;
+    value.carry(unknown);
+    Ok(value)
 }
 
 fn raw(key: &Key, bytes: &[u8], expected: &'static str) -> ModelError {
@@ -183,6 +185,8 @@ impl Update {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
     use crate::Kind;
 
@@ -205,6 +209,23 @@ mod tests {
         let Ok(Value::Block(block)) = Value::from_json(&key, text) else { panic!() };
         assert_eq!(block.attributes[0].handle_id.as_deref(), Some("h"));
         assert_eq!((block.sequence_number, block.sequence_number_for_allocation[&0]), (u64::MAX, u64::MAX));
+        let value = Value::Block(block);
+        let stored: Json = serde_json::from_slice(&value.to_json()).unwrap();
+        assert_eq!((&stored["newer"], &stored["attributes"][0]["new"]), (&json!({}), &json!(1)));
+        assert_eq!(Value::from_json(&key, &value.to_json()), Ok(value));
+    }
+
+    #[test]
+    fn unknown_fields_of_every_ipam_value_survive() {
+        let affinity = Key::affinity(crate::AffinityType::Host, "n", "10.0.0.0/26".parse().unwrap());
+        for (key, text) in [
+            (affinity, r#"{"state":"confirmed","deleted":false,"newer":{"a":[1]}}"#),
+            (Key::handle("h"), r#"{"block":{"10.0.0.0/26":2},"deleted":false,"newer":{"a":[1]}}"#),
+            (Key::IpamConfig, r#"{"strict_affinity":true,"ipCooldownSeconds":3,"newer":{"a":[1]}}"#),
+        ] {
+            let value = Value::from_json(&key, text.as_bytes()).unwrap();
+            assert_eq!(String::from_utf8(value.to_json()).unwrap(), text);
+        }
     }
 
     #[test]

@@ -40,6 +40,14 @@ fn a_policy_round_trips_in_the_spelling_of_the_api() {
 }
 
 #[test]
+fn a_required_field_is_written_although_it_is_empty() {
+    let text = json!({"apiVersion": "projectcalico.org/v3", "kind": "KubeControllersConfiguration",
+        "metadata": {"name": "default"}, "spec": {"controllers": {}}});
+    let resource = AnyResource::read(text.clone(), Mode::Strict).unwrap();
+    assert_eq!(resource.to_tree(), text);
+}
+
+#[test]
 fn unset_fields_are_not_written() {
     let p =
         NetworkPolicy::new("a", NetworkPolicySpec { ingress: vec![Rule::default()], ..Default::default() });
@@ -77,11 +85,11 @@ fn all_wrong_and_unknown_fields_are_reported_at_once() {
         shown,
         [
             "metadata.labls: unknown field; did you mean labels?",
-            "spec.ingress[1].action: invalid type: integer `5`, expected a text (got \"5\")",
+            "spec.ingress[1].action: must be a text, not a number; put it in quotes (got \"5\")",
             "spec.ingress[1].source.netz: unknown field; did you mean nets?",
             "spec.ingress[1].source.ports[0]: \"10:1\" is not a port; use a number 0-65535, a range first:last with \
              first ≤ last, or a port name (got \"10:1\")",
-            "spec.order: invalid type: string \"first\", expected f64 (got \"first\")",
+            "spec.order: must be a number, not a text (got \"first\")",
             "spec.selectr: unknown field; did you mean selector?",
         ]
     );

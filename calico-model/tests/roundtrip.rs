@@ -1,16 +1,18 @@
-//! Random objects of every kind, made from the shapes of the types: nothing is lost in any form of storage.
+//! Random objects of every kind: nothing is lost in any form of storage, and what is valid stays valid. One half is made
+//! from the shapes of the types, the other are the golden objects with fields taken away.
 
 #![allow(
     clippy::panic,
     clippy::unwrap_used,
     clippy::cast_possible_truncation,
-    reason = "helpers of tests may fail loudly"
+    clippy::disallowed_methods,
+    reason = "helpers of tests may fail loudly and read files"
 )]
 
 use calico_model::decode::Mode;
 use calico_model::k8s::custom_resource::{Group, from_custom_resource, to_custom_resource};
 use calico_model::shape::TypeShape;
-use calico_model::{AnyResource, Key, Kind, Value, validate};
+use calico_model::{AnyResource, Key, Kind, Value, defaults, validate};
 use proptest::prelude::*;
 use serde_json::{Map, Value as Json, json};
 
@@ -101,6 +103,57 @@ fn count_unknown(tree: &Json) -> usize {
     }
 }
 
+/// JSON, YAML, etcd and the custom resources of both groups.
+fn same_in_every_form(resource: &AnyResource) -> Result<(), TestCaseError> {
+    let kind = resource.kind();
+    prop_assert_eq!(AnyResource::from_json(kind, &resource.to_json(), Mode::Lenient), Ok(resource.clone()));
+    let text =
+        serde_saphyr::to_string(&resource.to_tree()).map_err(|e| TestCaseError::fail(format!("{e}")))?;
+    let tree: Json =
+        serde_saphyr::from_str(&text).map_err(|e| TestCaseError::fail(format!("{e}\n{text}")))?;
+    prop_assert_eq!(AnyResource::read(tree, Mode::Lenient), Ok(resource.clone()), "{}", text);
+    // In etcd: path and value.
+    let key = resource.key();
+    prop_assert_eq!(Key::parse(&key.path()), Ok(key.clone()));
+    prop_assert_eq!(Value::from_json(&key, &resource.to_json()), Ok(Value::from(resource.clone())));
+    for group in [Group::V1, Group::V3] {
+        if group.stored_kind(kind) == kind {
+            let stored = to_custom_resource(resource, group);
+            prop_assert_eq!(from_custom_resource(kind, stored), Ok(resource.clone()));
+        }
+    }
+    Ok(())
+}
+
+/// The golden object of a kind.
+fn golden(kind: Kind) -> Json {
+    let name = match kind {
+        // The same settings under the name of the older group.
+        Kind::IPAMConfig => Kind::IPAMConfiguration,
+        kind => kind,
+    };
+    let name = name.name().to_ascii_lowercase();
+    let path = format!("{}/tests/golden/{name}.json", env!("CARGO_MANIFEST_DIR"));
+    let mut tree: Json = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    tree["kind"] = kind.name().into();
+    tree
+}
+
+/// Takes about every `one_in`th field away.
+fn thin_out(tree: &mut Json, random: &mut Random, one_in: u64) {
+    match tree {
+        Json::Object(map) => {
+            map.retain(|name, _| {
+                ["kind", "apiVersion", "metadata", "name", "namespace", "spec"].contains(&name.as_str())
+                    || random.below(one_in) != 0
+            });
+            map.values_mut().for_each(|value| thin_out(value, random, one_in));
+        }
+        Json::Array(list) => list.iter_mut().for_each(|value| thin_out(value, random, one_in)),
+        _ => {}
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(16))]
 
@@ -114,23 +167,31 @@ proptest! {
             let text = tree.to_string();
             prop_assert_eq!(AnyResource::from_json(kind, text.as_bytes(), Mode::Lenient), Ok(resource.clone()));
             prop_assert_eq!(count_unknown(&resource.to_tree()), count_unknown(&tree), "{}", tree);
-            prop_assert_eq!(AnyResource::from_json(kind, &resource.to_json(), Mode::Lenient), Ok(resource.clone()));
             let strict = AnyResource::read(tree.clone(), Mode::Strict);
             prop_assert_eq!(strict.is_ok(), count_unknown(&tree) == 0);
-            // In etcd: path and value.
-            let key = resource.key();
-            prop_assert_eq!(Key::parse(&key.path()), Ok(key.clone()));
-            let value = Value::from_json(&key, &resource.to_json());
-            prop_assert_eq!(value, Ok(Value::from(resource.clone())));
-            // In both API groups.
-            for group in [Group::V1, Group::V3] {
-                if group.stored_kind(kind) == kind {
-                    let stored = to_custom_resource(&resource, group);
-                    prop_assert_eq!(from_custom_resource(kind, stored), Ok(resource.clone()));
-                }
-            }
+            same_in_every_form(&resource)?;
             // The validator has an opinion about everything.
             let _ = validate::problems(&resource);
+        }
+    }
+
+    #[test]
+    fn what_is_valid_stays_valid(seed in 1u64..) {
+        let mut random = Random(seed);
+        for kind in Kind::ALL.iter().copied().filter(|k| k.shapes().is_some()) {
+            for one_in in [1000, 30, 15, 8] {
+                let mut tree = golden(kind);
+                thin_out(&mut tree, &mut random, one_in);
+                let Ok(resource) = AnyResource::read(tree, Mode::Strict) else { continue };
+                if !validate::problems(&resource).is_empty() {
+                    continue;
+                }
+                same_in_every_form(&resource)?;
+                let mut complete = resource.clone();
+                defaults::apply(&mut complete);
+                prop_assert_eq!(validate::problems(&complete), [], "{}", String::from_utf8(resource.to_json()).unwrap());
+                same_in_every_form(&complete)?;
+            }
         }
     }
 

@@ -188,7 +188,7 @@ fn global_and_staged_policies() {
         ),
         &[
             ("/spec/ingress", json!([{"ports": [{"port": 99999}]}]), &["spec.ingress[0].ports[0]"]),
-            ("/spec/stagedAction", json!("Delete"), &["spec"]),
+            ("/spec/stagedAction", json!("Delete"), &["spec.podSelector"]),
         ],
     );
 }

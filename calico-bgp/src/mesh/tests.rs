@@ -40,7 +40,7 @@ fn kubernetes(mesh: &mut Mesh, kind: KubernetesKind, name: &str, object: Option<
 
 fn affinity(mesh: &mut Mesh, cidr: &str, state: &str) {
     let key = Key::affinity(AffinityType::Host, "node1", cidr.parse().unwrap());
-    let value = BlockAffinityValue { state: state.into(), deleted: false };
+    let value = BlockAffinityValue { state: state.into(), ..BlockAffinityValue::default() };
     mesh.apply(&Update::set(key, Value::BlockAffinity(value.into()), Revision::default()));
 }
 

@@ -294,6 +294,36 @@ mod tests {
     }
 
     #[test]
+    fn every_source_beats_the_weaker_ones() {
+        let ladder = [
+            Source::Global,
+            Source::Selected,
+            Source::Node,
+            Source::File,
+            Source::Environment,
+            Source::Override,
+        ];
+        let mut sources = Sources::new();
+        assert_eq!(sources.resolve().config.vxlan_port, 4789);
+        for (step, source) in ladder.into_iter().enumerate() {
+            let value = (1000 + step).to_string();
+            sources = sources.with(source, [("VXLANPort".to_owned(), value.clone())].into());
+            let resolved = sources.resolve();
+            assert_eq!(resolved.config.vxlan_port.to_string(), value, "{source}");
+            assert_eq!(resolved.rejected, []);
+            // A bad value names its source and that of the value used instead.
+            let bad =
+                sources.clone().with(source, [("VXLANPort".to_owned(), "x".to_owned())].into()).resolve();
+            let expected = if step == 0 { 4789 } else { 999 + step };
+            assert_eq!(bad.config.vxlan_port.to_string(), expected.to_string(), "{source}");
+            let [rejected] = &bad.rejected[..] else { panic!("{:?}", bad.rejected) };
+            let used = if step == 0 { Source::Default } else { ladder[step - 1] };
+            assert_eq!((rejected.source, rejected.used), (source, used));
+            assert!(rejected.to_string().contains(&format!("in {source}")), "{rejected}");
+        }
+    }
+
+    #[test]
     fn resources_become_texts() {
         let spec = FelixConfigurationSpec {
             route_refresh_interval: Some(GoDuration::from_millis(1500)),

@@ -26,9 +26,17 @@ enum Fact {
     MaxPrefix,
     MinLength(u32),
     MaxLength(u32),
+    /// The longest text of a network of the family at hand.
+    MaxLengthOfNetwork,
+    ItemMaxLength(u32),
     MinItems(u32),
     MaxItems(u32),
+    ItemMinProperties(u32),
     ItemMaxProperties(u32),
+    /// Exactly these texts, where other parsers of the same field ignore case.
+    Texts(&'static [&'static str]),
+    Numbers(&'static [i64]),
+    Nullable,
     Pattern(&'static str),
     ItemPattern(&'static str),
     Format(&'static str),
@@ -99,7 +107,8 @@ pub fn definition(kind: Kind, group: Group) -> Option<Json> {
         "description": first_line(&spec),
         "properties": properties,
     });
-    if group == Group::V3 {
+    // The older group requires them of tiers alone.
+    if group == Group::V3 || kind == Kind::Tier {
         root["required"] = json!(["metadata", "spec"]);
     }
     let rules = cel::rules(kind.name());
@@ -227,6 +236,9 @@ fn object(o: &ObjectShape, context: Context) -> Json {
         required.sort_unstable();
         out["required"] = json!(required);
     }
+    if facts::ATOMIC.contains(&o.name) {
+        out["x-kubernetes-map-type"] = "atomic".into();
+    }
     let rules = cel::rules(o.name);
     if !rules.is_empty() {
         out["x-kubernetes-validations"] = Json::Array(rules);
@@ -264,9 +276,20 @@ fn apply(s: &mut Json, fact: Fact, context: Context) {
         Fact::MaxPrefix => s["maximum"] = if context.v6 { 128.into() } else { 32.into() },
         Fact::MinLength(n) => s["minLength"] = n.into(),
         Fact::MaxLength(n) => s["maxLength"] = n.into(),
+        Fact::MaxLengthOfNetwork => s["maxLength"] = if context.v6 { 43.into() } else { 18.into() },
+        Fact::ItemMaxLength(n) => s["items"]["maxLength"] = n.into(),
         Fact::MinItems(n) => s["minItems"] = n.into(),
         Fact::MaxItems(n) => s["maxItems"] = n.into(),
+        Fact::ItemMinProperties(n) => s["items"]["minProperties"] = n.into(),
         Fact::ItemMaxProperties(n) => s["items"]["maxProperties"] = n.into(),
+        Fact::Texts(texts) => {
+            if let Some(schema) = s.as_object_mut() {
+                schema.remove("pattern");
+            }
+            s["enum"] = json!(texts);
+        }
+        Fact::Numbers(numbers) => s["enum"] = json!(numbers),
+        Fact::Nullable => s["nullable"] = true.into(),
         Fact::Pattern(p) => s["pattern"] = p.into(),
         Fact::ItemPattern(p) => s["items"]["pattern"] = p.into(),
         Fact::Format(f) => s["format"] = f.into(),

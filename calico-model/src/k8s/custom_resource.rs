@@ -6,7 +6,7 @@
 
 use serde_json::{Map, Value as Json};
 
-use crate::decode::Mode;
+use crate::decode::{Mode, Unknown};
 use crate::error::{FieldError, ModelError};
 use crate::names::{self, AFFINITY_TYPE_LABEL, HOSTNAME_HASH_LABEL, IP_VERSION_LABEL};
 use crate::order::{METADATA_ANNOTATION, user_policy_name};
@@ -110,7 +110,7 @@ pub fn to_custom_resource(resource: &AnyResource, group: Group) -> Json {
     {
         spec.insert("deleted".to_owned(), b.spec.deleted.to_string().into());
     }
-    let metadata = packed(resource.kind(), resource.metadata());
+    let metadata = packed(resource.kind(), resource.metadata(), &resource.unknown().below("metadata"));
     object.insert("metadata".to_owned(), serde_json::to_value(metadata).unwrap_or_default());
     tree
 }
@@ -126,7 +126,8 @@ fn renamed(resource: &AnyResource, group: Group) -> AnyResource {
                 kubevirt_vm_address_persistence: c.spec.kubevirt_vm_address_persistence.clone(),
                 ip_cooldown_seconds: c.spec.ip_cooldown_seconds,
             };
-            IPAMConfig { metadata: c.metadata.clone(), spec, ..IPAMConfig::default() }.into()
+            let (metadata, unknown) = (c.metadata.clone(), c.unknown.clone());
+            IPAMConfig { metadata, spec, unknown, ..IPAMConfig::default() }.into()
         }
         (Group::V3, AnyResource::IPAMConfig(c)) => {
             let spec = crate::IPAMConfigurationSpec {
@@ -136,13 +137,14 @@ fn renamed(resource: &AnyResource, group: Group) -> AnyResource {
                 kubevirt_vm_address_persistence: c.spec.kubevirt_vm_address_persistence.clone(),
                 ip_cooldown_seconds: c.spec.ip_cooldown_seconds,
             };
-            IPAMConfiguration { metadata: c.metadata.clone(), spec, ..IPAMConfiguration::default() }.into()
+            let (metadata, unknown) = (c.metadata.clone(), c.unknown.clone());
+            IPAMConfiguration { metadata, spec, unknown, ..IPAMConfiguration::default() }.into()
         }
         _ => resource.clone(),
     }
 }
 
-fn packed(kind: Kind, m: &ObjectMeta) -> ObjectMeta {
+fn packed(kind: Kind, m: &ObjectMeta, unknown: &Unknown) -> ObjectMeta {
     let mut inner = ObjectMeta {
         namespace: String::new(),
         resource_version: String::new(),
@@ -160,7 +162,13 @@ fn packed(kind: Kind, m: &ObjectMeta) -> ObjectMeta {
     let ours =
         |map: &Labels| map.iter().filter(|(k, _)| is_ours(k)).map(|(k, v)| (k.clone(), v.clone())).collect();
     let mut annotations: Labels = ours(&m.annotations);
-    let text = serde_json::to_string(&inner).unwrap_or_default();
+    let text = if unknown.is_empty() {
+        serde_json::to_string(&inner).unwrap_or_default()
+    } else {
+        let mut tree = serde_json::to_value(&inner).unwrap_or_default();
+        unknown.merge_into(&mut tree);
+        tree.to_string()
+    };
     annotations.insert(METADATA_ANNOTATION.to_owned(), text);
     ObjectMeta {
         name: m.name.clone(),
@@ -203,11 +211,11 @@ fn unpack(resource: &mut AnyResource) -> Result<(), ModelError> {
     let m = resource.metadata_mut();
     m.uid = names::derived_uid(&m.uid);
     let Some(text) = m.annotations.remove(METADATA_ANNOTATION) else { return Ok(()) };
-    let mut inner: ObjectMeta = serde_json::from_str::<Map<String, Json>>(&text)
+    let (mut inner, unknown) = serde_json::from_str::<Map<String, Json>>(&text)
         .map_err(|e| e.to_string())
         .and_then(|map| {
-            let read = crate::decode::from_tree::<ObjectMeta>(Json::Object(map), "metadata", Mode::Lenient);
-            read.map(|(m, _)| m).map_err(|e| e.to_string())
+            crate::decode::from_tree::<ObjectMeta>(Json::Object(map), "metadata", Mode::Lenient)
+                .map_err(|e| e.to_string())
         })
         .map_err(|reason| {
             let path = format!("metadata.annotations[{METADATA_ANNOTATION:?}]");
@@ -238,6 +246,7 @@ fn unpack(resource: &mut AnyResource) -> Result<(), ModelError> {
         annotations,
         ..inner
     };
+    resource.unknown_mut().add_below("metadata", unknown);
     Ok(())
 }
 
@@ -257,6 +266,7 @@ pub fn block_resource(block: &AllocationBlock) -> IPAMBlock {
 }
 
 /// A claim on a block as an object, with the labels that lists select by.
+#[cfg(feature = "kubernetes")]
 pub fn affinity_resource(key: &BlockAffinityKey, value: &BlockAffinityValue) -> BlockAffinity {
     let mut resource = BlockAffinity::new(
         names::affinity_name(&key.host, &key.cidr),
@@ -290,7 +300,7 @@ pub fn affinity_of(resource: &BlockAffinity) -> Result<(BlockAffinityKey, BlockA
     let state = if s.state.is_unset() { BlockAffinityState::Confirmed } else { s.state.clone() };
     Ok((
         BlockAffinityKey { owner_type, host: s.node.clone(), cidr },
-        BlockAffinityValue { state, deleted: s.deleted },
+        BlockAffinityValue { state, deleted: s.deleted, ..BlockAffinityValue::default() },
     ))
 }
 
@@ -309,7 +319,7 @@ pub fn handle_resource(handle_id: &str, handle: &IpamHandle) -> IPAMHandle {
 /// Id and value of a handle from its object.
 pub fn handle_of(resource: &IPAMHandle) -> (String, IpamHandle) {
     let s = &resource.spec;
-    (s.handle_id.clone(), IpamHandle { block: s.block.clone(), deleted: s.deleted })
+    (s.handle_id.clone(), IpamHandle { block: s.block.clone(), deleted: s.deleted, ..IpamHandle::default() })
 }
 
 /// Settings of IPAM as an object, of which there is one.
@@ -337,6 +347,7 @@ pub fn ipam_config_of(resource: &IPAMConfiguration) -> IpamConfig {
         max_blocks_per_host: number(s.max_blocks_per_host),
         kubevirt_vm_address_persistence: s.kubevirt_vm_address_persistence.clone().unwrap_or_default(),
         ip_cooldown_seconds: number(s.ip_cooldown_seconds),
+        ..IpamConfig::default()
     }
 }
 
@@ -405,7 +416,11 @@ mod tests {
             host: "node1".into(),
             cidr: "10.0.0.64/26".parse().unwrap(),
         };
-        let value = BlockAffinityValue { state: BlockAffinityState::Pending, deleted: true };
+        let value = BlockAffinityValue {
+            state: BlockAffinityState::Pending,
+            deleted: true,
+            ..BlockAffinityValue::default()
+        };
         let resource = affinity_resource(&key, &value);
         assert_eq!(resource.metadata.name, "node1-10-0-0-64-26");
         assert_eq!(resource.metadata.labels[IP_VERSION_LABEL], "4");
@@ -426,7 +441,7 @@ mod tests {
         assert_eq!(*back, resource);
         assert_eq!(ipam_config_of(&back), config);
 
-        let handle = IpamHandle { block: [("10.0.0.0/26".to_owned(), 2)].into(), deleted: false };
+        let handle = IpamHandle { block: [("10.0.0.0/26".to_owned(), 2)].into(), ..IpamHandle::default() };
         let resource = handle_resource("Net.ABC", &handle);
         assert_eq!(resource.metadata.name, "net.abc");
         assert_eq!(handle_of(&resource), ("Net.ABC".to_owned(), handle));

@@ -12,11 +12,13 @@
 //! [`Derive`] does the first four to a stream of updates.
 
 pub mod cluster_policy;
+#[cfg_attr(not(feature = "kubernetes"), allow(dead_code, unused_imports))]
 pub mod custom_resource;
 mod derive;
 pub mod networking;
 pub mod node;
 pub mod object;
+#[cfg_attr(not(feature = "kubernetes"), allow(dead_code, unused_imports))]
 pub mod pod;
 pub mod policy;
 pub mod profile;

@@ -4,8 +4,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::decode::{self, Mode};
-use crate::error::ModelError;
+use crate::error::{FieldError, ModelError};
 use crate::k8s::cluster_policy::ClusterNetworkPolicy;
+use crate::k8s::policy;
 use crate::k8s::types::{EndpointSlice, Namespace, NetworkPolicy, Node, Pod, Service, ServiceAccount};
 use crate::{Kind, KubernetesKind};
 
@@ -57,6 +58,36 @@ impl KubernetesObject {
             KubernetesKind::Service => Self::Service(read(kind, bytes)?),
             KubernetesKind::EndpointSlice => Self::EndpointSlice(read(kind, bytes)?),
         })
+    }
+
+    /// Reads an object that a person wrote and lists what is wrong with it. A network policy must have no other fields
+    /// than those of Kubernetes: a misspelled restriction would let more traffic pass than meant.
+    ///
+    /// ```
+    /// use calico_model::{KubernetesKind, k8s::KubernetesObject};
+    /// let tree = serde_json::json!({"metadata": {"name": "web"}, "spec": {"ingress": [{"source": {}}]}});
+    /// let (_, problems) = KubernetesObject::examine(KubernetesKind::NetworkPolicy, tree)?;
+    /// assert_eq!(problems[0].to_string(), "spec.ingress[0].source: unknown field");
+    /// # Ok::<(), calico_model::ModelError>(())
+    /// ```
+    pub fn examine(
+        kind: KubernetesKind,
+        tree: serde_json::Value,
+    ) -> Result<(Option<Self>, Vec<FieldError>), ModelError> {
+        if kind != KubernetesKind::NetworkPolicy {
+            let object = Self::from_json(kind, tree.to_string().as_bytes())?;
+            return Ok((Some(object), Vec::new()));
+        }
+        let decode::Partial { value, mut problems, .. } =
+            decode::examine::<NetworkPolicy>(tree, Mode::Strict);
+        // Of the metadata only a part is read.
+        problems.retain(|p| !p.reason.starts_with("unknown field") || p.path.starts_with("spec."));
+        if let Some(policy) = &value
+            && problems.is_empty()
+        {
+            problems = policy::convert(policy).problems;
+        }
+        Ok((value.map(Self::NetworkPolicy), problems))
     }
 
     pub(crate) fn from_json_of_pseudo(kind: Kind, bytes: &[u8]) -> Result<Self, ModelError> {

@@ -146,6 +146,7 @@ fn container_ports(container: &Container) -> impl Iterator<Item = WorkloadEndpoi
 /// assert_eq!(endpoint.spec.ip_networks, ["10.0.0.5/32"]);
 /// assert_eq!(endpoint.spec.profiles, ["kns.default", "ksa.default.robot"]);
 /// ```
+#[cfg(feature = "kubernetes")]
 pub fn convert(pod: &Pod, interface_prefix: &str) -> Result<Converted<WorkloadEndpoint>, PodError> {
     let meta = &pod.metadata;
     let failed = |problem| PodError { namespace: meta.namespace.clone(), name: meta.name.clone(), problem };

@@ -52,7 +52,7 @@ object! {
     }
 
     /// Settings of each controller; an absent one is off.
-    pub struct ControllersConfig {
+    pub struct ControllersConfig present {
         /// Nodes: leaked addresses, labels, host endpoints.
         node: Option<NodeControllerConfig> = "node",
         /// Kubernetes network policies into etcd.

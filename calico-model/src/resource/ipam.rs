@@ -5,8 +5,10 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::Value as Json;
 
 use crate::Timestamp;
+use crate::decode::{Segment, Unknown};
 use crate::shape::{TextVisitor, null_is_default, object, text_enum};
 
 text_enum! {
@@ -29,8 +31,12 @@ text_enum! {
     }
 }
 
+/// Fields of one object that this version does not know, by name.
+pub type UnknownFields = BTreeMap<String, Json>;
+
 /// A block of addresses as stored in etcd (and, apart from two names, in the spec of an `IPAMBlock`).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct AllocationBlock {
     /// Network of the block, masked.
     pub cidr: IpNet,
@@ -61,6 +67,9 @@ pub struct AllocationBlock {
     /// Owner in the form of very old versions; kept, not interpreted.
     #[serde(rename = "hostAffinity", default, skip_serializing_if = "Option::is_none")]
     pub host_affinity: Option<String>,
+    /// Fields this version does not know; written back unchanged.
+    #[serde(flatten, skip_deserializing)]
+    pub unknown: UnknownFields,
 }
 
 impl AllocationBlock {
@@ -77,6 +86,7 @@ impl AllocationBlock {
             sequence_number_for_allocation: BTreeMap::new(),
             deleted: false,
             host_affinity: None,
+            unknown: UnknownFields::new(),
         }
     }
 }
@@ -105,6 +115,9 @@ pub struct AllocationAttribute {
     /// When the address was released and began to cool down.
     #[serde(rename = "releasedAt", skip_serializing_if = "Option::is_none")]
     pub released_at: Option<Timestamp>,
+    /// Fields this version does not know; written back unchanged.
+    #[serde(flatten, skip_deserializing)]
+    pub unknown: UnknownFields,
 }
 
 /// Maps keyed by ordinal, with the ordinal as decimal text in JSON.
@@ -130,7 +143,7 @@ mod ordinals {
 
 /// Value of a block affinity in etcd; owner and network stand in the key.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct BlockAffinityValue {
     /// State of the claim.
     #[serde(deserialize_with = "null_is_default")]
@@ -138,11 +151,14 @@ pub struct BlockAffinityValue {
     /// Soft deletion, used on Kubernetes only.
     #[serde(deserialize_with = "null_is_default")]
     pub deleted: bool,
+    /// Fields this version does not know; written back unchanged.
+    #[serde(flatten, skip_deserializing)]
+    pub unknown: UnknownFields,
 }
 
 /// Value of an IPAM handle in etcd: how many addresses it holds per block.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct IpamHandle {
     /// Number of addresses by block CIDR.
     #[serde(deserialize_with = "null_is_default")]
@@ -150,12 +166,15 @@ pub struct IpamHandle {
     /// Soft deletion, used on Kubernetes only.
     #[serde(deserialize_with = "null_is_default")]
     pub deleted: bool,
+    /// Fields this version does not know; written back unchanged.
+    #[serde(flatten, skip_deserializing)]
+    pub unknown: UnknownFields,
 }
 
 /// IPAM configuration as stored in etcd. Absent fields of a stored object mean false and zero; the defaults for a
 /// missing object are [`IpamConfig::when_missing`].
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
+#[serde(default, deny_unknown_fields)]
 pub struct IpamConfig {
     /// Nodes take addresses from their own blocks only.
     #[serde(skip_serializing_if = "crate::shape::unset", deserialize_with = "null_is_default")]
@@ -184,6 +203,9 @@ pub struct IpamConfig {
         deserialize_with = "null_is_default"
     )]
     pub ip_cooldown_seconds: u32,
+    /// Fields this version does not know; written back unchanged.
+    #[serde(flatten, skip_deserializing)]
+    pub unknown: UnknownFields,
 }
 
 impl IpamConfig {
@@ -192,6 +214,47 @@ impl IpamConfig {
         Self { auto_allocate_blocks: true, ..Self::default() }
     }
 }
+
+/// A stored value that carries the fields it does not know.
+pub(crate) trait Carrier {
+    /// Takes in what the reader found and did not know. What stands in a place without a carrier is left out.
+    fn carry(&mut self, unknown: Unknown);
+}
+
+impl Carrier for AllocationBlock {
+    fn carry(&mut self, unknown: Unknown) {
+        for (path, value) in unknown.into_entries() {
+            match path.as_slice() {
+                [Segment::Field(name)] => {
+                    self.unknown.insert(name.clone(), value);
+                }
+                [Segment::Field(list), Segment::Element { index, .. }, Segment::Field(name)]
+                    if list == "attributes" =>
+                {
+                    if let Some(attribute) = self.attributes.get_mut(*index) {
+                        attribute.unknown.insert(name.clone(), value);
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+macro_rules! flat_carriers {
+    ($($t:ty),*) => {$(
+        impl Carrier for $t {
+            fn carry(&mut self, unknown: Unknown) {
+                for (path, value) in unknown.into_entries() {
+                    if let [Segment::Field(name)] = path.as_slice() {
+                        self.unknown.insert(name.clone(), value);
+                    }
+                }
+            }
+        }
+    )*};
+}
+flat_carriers! { BlockAffinityValue, IpamHandle, IpamConfig }
 
 object! {
     /// Spec of an `IPAMConfiguration` (group v3).
@@ -352,6 +415,7 @@ impl TryFrom<IPAMBlockSpec> for AllocationBlock {
             sequence_number_for_allocation: s.sequence_number_for_allocation,
             deleted: s.deleted,
             host_affinity: None,
+            unknown: UnknownFields::new(),
         })
     }
 }

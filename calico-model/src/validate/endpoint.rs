@@ -4,7 +4,7 @@ use crate::net;
 use crate::resource::endpoint::{HostEndpointSpec, WorkloadEndpointPort, WorkloadEndpointSpec};
 use crate::{WorkloadEndpoint, names};
 
-use super::rule::{is_port_name, protocol};
+use super::rule::is_port_name;
 use super::{Check, meta};
 
 /// True for the name of an interface: up to 15 letters, digits, `_`, `.`, `-`.
@@ -73,7 +73,6 @@ pub(super) fn host_endpoint(c: &mut Check, s: &HostEndpointSpec) {
         if !is_port_name(&p.name) {
             c.field("name", |c| c.bad(&p.name, "must be 1-15 lower-case letters, digits or single '-'"));
         }
-        protocol(c, "protocol", &p.protocol, None);
         if !p.protocol.supports_ports() {
             c.field("protocol", |c| c.bad(&p.protocol, "must be TCP, UDP or SCTP"));
         }

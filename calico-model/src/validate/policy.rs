@@ -1,5 +1,8 @@
 //! Policies, tiers and profiles.
 
+use serde::Serialize;
+use serde_json::Value as Json;
+
 use crate::defaults::{
     DEFAULT_TIER, DEFAULT_TIER_ORDER, KUBE_ADMIN_TIER, KUBE_ADMIN_TIER_ORDER, KUBE_BASELINE_TIER,
     KUBE_BASELINE_TIER_ORDER,
@@ -7,7 +10,7 @@ use crate::defaults::{
 use crate::k8s;
 use crate::resource::policy::{
     GlobalNetworkPolicySpec, NetworkPolicySpec, PerformanceHint, PolicyType, ProfileSpec, StagedAction,
-    StagedGlobalNetworkPolicySpec, StagedKubernetesNetworkPolicySpec, StagedNetworkPolicySpec,
+    StagedGlobalNetworkPolicySpec, StagedNetworkPolicySpec,
 };
 use crate::resource::tier::TierDefaultAction;
 use crate::{StagedKubernetesNetworkPolicy, Tier};
@@ -104,7 +107,13 @@ pub(super) fn global_policy(c: &mut Check, s: &GlobalNetworkPolicySpec) {
     rules(c, "egress", egress, false, Place::Global);
 }
 
-const DELETE_IS_EMPTY: &str = "must be absent when stagedAction is Delete";
+/// The request to delete a policy says which one, and nothing else.
+fn only_deletes(c: &mut Check, spec: &impl Serialize) {
+    let Ok(Json::Object(fields)) = serde_json::to_value(spec) else { return };
+    for name in fields.keys().filter(|name| !["stagedAction", "tier"].contains(&name.as_str())) {
+        c.field(name, |c| c.problem("must be absent when stagedAction is Delete"));
+    }
+}
 
 fn staged_action(c: &mut Check, action: &StagedAction) {
     c.known("stagedAction", action.as_str(), StagedAction::KNOWN);
@@ -113,19 +122,7 @@ fn staged_action(c: &mut Check, action: &StagedAction) {
 pub(super) fn staged_policy(c: &mut Check, s: &StagedNetworkPolicySpec) {
     staged_action(c, &s.staged_action);
     if s.staged_action == StagedAction::Delete {
-        for (name, given) in [
-            ("order", s.order.is_some()),
-            ("ingress", !s.ingress.is_empty()),
-            ("egress", !s.egress.is_empty()),
-            ("selector", !s.selector.is_empty()),
-            ("types", !s.types.is_empty()),
-            ("serviceAccountSelector", !s.service_account_selector.is_empty()),
-            ("performanceHints", !s.performance_hints.is_empty()),
-        ] {
-            if given {
-                c.field(name, |c| c.problem(DELETE_IS_EMPTY));
-            }
-        }
+        only_deletes(c, s);
         return;
     }
     network_policy(c, &s.enforced());
@@ -134,23 +131,7 @@ pub(super) fn staged_policy(c: &mut Check, s: &StagedNetworkPolicySpec) {
 pub(super) fn staged_global_policy(c: &mut Check, s: &StagedGlobalNetworkPolicySpec) {
     staged_action(c, &s.staged_action);
     if s.staged_action == StagedAction::Delete {
-        for (name, given) in [
-            ("order", s.order.is_some()),
-            ("ingress", !s.ingress.is_empty()),
-            ("egress", !s.egress.is_empty()),
-            ("selector", !s.selector.is_empty()),
-            ("types", !s.types.is_empty()),
-            ("doNotTrack", s.do_not_track),
-            ("preDNAT", s.pre_dnat),
-            ("applyOnForward", s.apply_on_forward),
-            ("serviceAccountSelector", !s.service_account_selector.is_empty()),
-            ("namespaceSelector", !s.namespace_selector.is_empty()),
-            ("performanceHints", !s.performance_hints.is_empty()),
-        ] {
-            if given {
-                c.field(name, |c| c.problem(DELETE_IS_EMPTY));
-            }
-        }
+        only_deletes(c, s);
         return;
     }
     global_policy(c, &s.enforced());
@@ -161,11 +142,7 @@ pub(super) fn staged_kubernetes_policy(c: &mut Check, p: &StagedKubernetesNetwor
     c.field("spec", |c| {
         staged_action(c, &s.staged_action);
         if s.staged_action == StagedAction::Delete {
-            let empty = StagedKubernetesNetworkPolicySpec {
-                staged_action: StagedAction::Delete,
-                ..StagedKubernetesNetworkPolicySpec::default()
-            };
-            c.require(*s == empty, "must have no other field when stagedAction is Delete");
+            only_deletes(c, s);
             return;
         }
         c.each("policyTypes", &s.policy_types, |c, t| {

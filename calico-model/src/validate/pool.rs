@@ -72,7 +72,10 @@ fn network(c: &mut Check, s: &IPPoolSpec, cidr: &IpNet) {
     let (min, max) = if v6 { (116, 128) } else { (20, 32) };
     let block_size = if s.block_size == 0 { defaults::block_size(v6) } else { s.block_size };
     c.within("blockSize", Some(i64::from(block_size)), min, max);
-    if !s.disabled && i32::from(cidr.prefix_len()) > block_size {
+    if !s.disabled
+        && (min..=max).contains(&i64::from(block_size))
+        && i32::from(cidr.prefix_len()) > block_size
+    {
         c.field("cidr", |c| {
             c.bad(&s.cidr, format!("is smaller than one block (/{block_size}); widen it or set blockSize"))
         });
