@@ -12,6 +12,7 @@ mod bgp;
 mod datastore;
 mod ipam;
 mod label_selector;
+mod model;
 mod policy;
 mod selector;
 
@@ -19,6 +20,7 @@ pub use bgp::{bgp_capability, bgp_open, bgp_session, bgp_update};
 pub use datastore::{datastore_value, fanout_frame, manifest};
 pub use ipam::{ipam_ops, ipam_stored};
 pub use label_selector::label_selector;
+pub use model::{etcd_key, object};
 pub use policy::policy;
 pub use selector::selector;
 
@@ -32,11 +34,13 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("bgp_session", bgp_session),
     ("bgp_update", bgp_update),
     ("datastore_value", datastore_value),
+    ("etcd_key", etcd_key),
     ("fanout_frame", fanout_frame),
     ("ipam_ops", ipam_ops),
     ("ipam_stored", ipam_stored),
     ("label_selector", label_selector),
     ("manifest", manifest),
+    ("object", object),
     ("policy", policy),
     ("selector", selector),
 ];
