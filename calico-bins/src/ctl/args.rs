@@ -89,6 +89,15 @@ pub enum Command {
         #[command(flatten)]
         files: Files,
     },
+    /// Write the custom resource definitions that a Kubernetes cluster needs to store Calico objects.
+    Crds {
+        /// API group: projectcalico.org, or crd.projectcalico.org of clusters with an API server of Calico's own.
+        #[arg(long, default_value = "projectcalico.org", value_parser = ["projectcalico.org", "crd.projectcalico.org"])]
+        group: String,
+        /// Kinds; all when none is named.
+        #[arg(value_name = "KIND")]
+        kinds: Vec<String>,
+    },
     /// Change a part of one object.
     Patch {
         /// Kind, such as ippool or node.

@@ -28,7 +28,7 @@ pub enum InputError {
         error: std::io::Error,
     },
     /// A file is neither YAML nor JSON.
-    #[error("{file}:{}:{}: document {}: {}", .error.line, .error.column, .error.document, .error.reason)]
+    #[error("{file}:{}:{}: document {}: {}{}", .error.line, .error.column, .error.document, .error.reason, hint(.error))]
     Syntax {
         /// The file.
         file: String,
@@ -66,6 +66,17 @@ pub enum InputError {
     /// There is nothing in the file or directory.
     #[error("no resources specified in {0}")]
     Empty(String),
+}
+
+/// What most likely led to a message of the YAML reader that is hard to understand.
+fn hint(error: &YamlError) -> &'static str {
+    if error.reason.starts_with("mapping values are not allowed") {
+        "; this line is indented deeper than its neighbours, or a text with `: ` needs quotes"
+    } else if error.reason.starts_with("tabs disallowed") {
+        "; indent with spaces"
+    } else {
+        ""
+    }
 }
 
 /// How files are read.
@@ -242,15 +253,24 @@ impl Reader<'_> {
         }
         let unreadable = match kind {
             ObjectKind::Calico(kind) => {
-                match AnyResource::from_tree(kind, tree.clone(), Mode::Strict) {
-                    Ok(mut resource) => {
+                match AnyResource::examine(kind, tree.clone(), Mode::Strict) {
+                    Ok((Some(mut resource), unreadable)) => {
                         resource.metadata_mut().namespace.clone_from(&id.namespace);
                         id.name.clone_from(&resource.metadata().name);
                         // Rules are about objects as they will be: with what the API fills in.
                         let mut complete = resource.clone();
                         defaults::apply(&mut complete);
-                        problems.append(&mut check::object(&complete, &tree));
+                        let mut broken = check::object(&complete, &tree);
+                        let known: Vec<&FieldError> = problems.iter().chain(&unreadable).collect();
+                        broken.retain(|problem| !known.iter().any(|known| follows(problem, known)));
+                        problems.extend(unreadable);
+                        problems.append(&mut broken);
                         tree = resource.to_tree();
+                        None
+                    }
+                    Ok((None, unreadable)) => {
+                        problems.extend(unreadable);
+                        problems.append(&mut check::selectors(&tree));
                         None
                     }
                     Err(error) => {
@@ -265,7 +285,13 @@ impl Reader<'_> {
                 {
                     metadata.insert("namespace".into(), id.namespace.clone().into());
                 }
-                KubernetesObject::from_json(kind, tree.to_string().as_bytes()).err()
+                match KubernetesObject::examine(kind, tree.clone()) {
+                    Ok((_, mut broken)) => {
+                        problems.append(&mut broken);
+                        None
+                    }
+                    Err(error) => Some(error),
+                }
             }
         };
         let mut broken = false;
@@ -321,6 +347,20 @@ impl Reader<'_> {
     fn no_object(&mut self, place: &Place, reason: String) {
         self.errors.push(InputError::NoObject { place: place.clone(), reason });
     }
+}
+
+/// Whether a problem may exist only because of another, of a field that could not be read and so counts as absent.
+fn follows(problem: &FieldError, unreadable: &FieldError) -> bool {
+    let within = |inner: &str, outer: &str| {
+        inner.strip_prefix(outer).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '[']))
+    };
+    if within(&problem.path, &unreadable.path) || within(&unreadable.path, &problem.path) {
+        return true;
+    }
+    // A misspelled field is missing under its right name.
+    let meant = unreadable.reason.rsplit_once("did you mean ").and_then(|(_, name)| name.strip_suffix('?'));
+    let parent = unreadable.path.rsplit_once('.').map_or("", |(parent, _)| parent);
+    meant.is_some_and(|meant| problem.path == format!("{parent}.{meant}"))
 }
 
 fn kind_of(api_version: &str, kind: &str) -> Option<ObjectKind> {

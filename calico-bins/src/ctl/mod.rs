@@ -8,6 +8,7 @@ pub mod apply;
 pub mod args;
 pub mod check;
 pub mod columns;
+pub mod crds;
 pub mod edit;
 pub mod get;
 pub mod initialise;

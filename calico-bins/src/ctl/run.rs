@@ -16,7 +16,7 @@ use super::edit::{self, LabelChange, Labelled};
 use super::get::{self, Content, Format, Found};
 use super::input::{self, InputError};
 use super::object::{Object, ObjectId, ObjectKind, text_at};
-use super::{node, policy, run_ipam};
+use super::{crds, node, policy, run_ipam};
 use crate::node::protocol::{SOCKET_VARIABLE, socket_path};
 
 /// Where text goes: data and success to `out`, errors to `err`.
@@ -69,6 +69,10 @@ fn command(cli: &Cli, streams: &mut Streams<'_>) -> Result<u8, Failed> {
                 objects.iter().map(|_| Ok(Done::Unchanged)).collect();
             let kinds: Vec<ObjectKind> = objects.iter().map(|object| object.id.kind).collect();
             summary("validate", "validated", &kinds, &outcomes, streams)
+        }
+        Command::Crds { group, kinds } => {
+            streams.out.write_all(crds::yaml(group, kinds).map_err(Failed)?.as_bytes())?;
+            Ok(0)
         }
         Command::Patch { kind, name, patch, kind_of_patch: _, namespace } => {
             let id = one_id(kind, name, namespace.as_deref())?;
