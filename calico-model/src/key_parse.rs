@@ -184,10 +184,12 @@ fn bgp(path: &str, rest: &[&str]) -> Result<Key, KeyError> {
 
 fn peer_address(path: &str, peer: &str) -> Result<(IpAddr, u16), KeyError> {
     let bad = || part(path, peer, "an address with optional -port");
-    match peer.split_once('-') {
-        None => Ok((peer.parse().map_err(|_| bad())?, 179)),
-        Some((ip, port)) => Ok((ip.parse().map_err(|_| bad())?, port.parse().map_err(|_| bad())?)),
-    }
+    let (ip, port) = match peer.split_once('-') {
+        None => (peer, 0),
+        Some((ip, port)) => (ip, port.parse().map_err(|_| bad())?),
+    };
+    // Port 0 is written nowhere, and means the usual one.
+    Ok((ip.parse().map_err(|_| bad())?, if port == 0 { 179 } else { port }))
 }
 
 fn felix(path: &str, rest: &[&str]) -> Result<Key, KeyError> {
@@ -308,6 +310,10 @@ mod tests {
         assert_eq!(
             Key::parse("/calico/ipam/v2/@/n/ipv4/block/10.0.0.7-26"),
             Ok(Key::affinity(AffinityType::Host, "n", "10.0.0.0/26".parse().unwrap()))
+        );
+        assert_eq!(
+            Key::parse("/calico/bgp/v1/global/peer_v4/10.0.0.1-0"),
+            Ok(Key::GlobalBgpPeer { ip: "10.0.0.1".parse().unwrap(), port: 179 })
         );
         for bad in [
             "",
