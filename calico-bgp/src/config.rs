@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+use crate::bfd::BfdConfig;
 use crate::policy::{ExportPolicy, FibPolicy, ImportPolicy};
 use crate::wire::iana::{BGP_PORT, FamilySet};
 
@@ -253,7 +254,7 @@ pub struct PeerConfig {
     /// Pause after a session was closed by [`PeerConfig::max_prefixes`]; `None` keeps it down until reconfiguration.
     pub max_prefixes_restart: Option<Duration>,
     /// Do not establish before BFD is up, and close when it goes down.
-    pub bfd: bool,
+    pub bfd: Option<BfdConfig>,
     /// What to do with received routes.
     pub import: ImportPolicy,
     /// What to send.
@@ -293,7 +294,7 @@ impl PeerConfig {
             enforce_first_as: false,
             max_prefixes: None,
             max_prefixes_restart: None,
-            bfd: false,
+            bfd: None,
             import: ImportPolicy::default(),
             export: Arc::new(ExportPolicy::default()),
         }
@@ -322,6 +323,7 @@ impl PeerConfig {
         probe.passive = new.passive;
         probe.kind = new.kind;
         probe.keepalive_time = new.keepalive_time;
+        probe.bfd = new.bfd;
         // A key can be exchanged on an open connection; losing it or gaining the first one cannot.
         if matches!(
             (&self.authentication, &new.authentication),

@@ -45,6 +45,7 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bfd;
 pub mod bird;
 pub mod config;
 pub mod event;

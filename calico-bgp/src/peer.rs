@@ -108,6 +108,11 @@ impl Peer {
         }
     }
 
+    /// BFD has not said yet that the peer can be reached.
+    fn waits_for_bfd(&self) -> bool {
+        self.config.bfd.is_some() && !self.bfd_up
+    }
+
     fn start(&mut self, now: Instant) {
         self.idle_hold = None;
         self.connect_retry = None;
@@ -236,7 +241,7 @@ impl Peer {
         local: LocalState,
         out: &mut Vec<Action>,
     ) {
-        let waits_for_bfd = self.config.bfd && !self.bfd_up;
+        let waits_for_bfd = self.waits_for_bfd();
         let occupied = self.halves.get(INCOMING).is_some_and(|half| {
             // An established session may be replaced by a restarted peer; its OPEN decides.
             half.as_ref().is_some_and(|half| half.phase != Phase::Established)
@@ -394,7 +399,7 @@ impl Peer {
     /// BFD has news about the way to the peer.
     pub(crate) fn bfd(&mut self, now: Instant, up: bool, out: &mut Vec<Action>) {
         let was = std::mem::replace(&mut self.bfd_up, up);
-        if !self.config.bfd || was == up {
+        if self.config.bfd.is_none() || was == up {
             return;
         }
         if up {
@@ -413,7 +418,10 @@ impl Peer {
             self.start(now);
         }
         if due(self.connect_retry) {
-            let busy = self.connections().next().is_some() || (self.config.bfd && !self.bfd_up);
+            if self.waits_for_bfd() && self.reason == DownReason::Starting {
+                self.reason = DownReason::AwaitingBfd;
+            }
+            let busy = self.connections().next().is_some() || self.waits_for_bfd();
             self.schedule_dial(now);
             if !busy {
                 self.dialling = true;

@@ -42,6 +42,8 @@ pub enum DownReason {
     Starting,
     /// Switched off in the configuration.
     Disabled,
+    /// The session waits until BFD hears the peer.
+    AwaitingBfd,
     /// A key is configured but cannot be had.
     KeyUnavailable(Arc<str>),
     /// The connection could not be made; the text is the adapter's.
@@ -63,6 +65,7 @@ impl fmt::Display for DownReason {
         match self {
             DownReason::Starting => f.write_str("starting"),
             DownReason::Disabled => f.write_str("disabled by configuration"),
+            DownReason::AwaitingBfd => f.write_str("BFD does not hear the peer"),
             DownReason::KeyUnavailable(why) => write!(f, "password unavailable: {why}"),
             DownReason::ConnectFailed(why) => write!(f, "Socket: {why}"),
             DownReason::ConnectionLost(why) => write!(f, "Socket: connection lost: {why}"),

@@ -49,6 +49,14 @@ impl Mesh {
             });
             return derived;
         };
+        for (field, text) in &self.global_extensions.problems {
+            derived.problems.push(Problem {
+                kind: Kind::BGPConfiguration,
+                name: "default".into(),
+                field: field.clone(),
+                text: text.clone(),
+            });
+        }
         let services = self.service_cidrs(&global);
         let exclusion = self.exclusion(own);
         let service_routes = self.service_routes(&services, exclusion);

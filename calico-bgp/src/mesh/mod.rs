@@ -23,6 +23,7 @@
 //! ```
 
 mod derive;
+mod extensions;
 mod filters;
 mod peering;
 mod services;
@@ -41,6 +42,7 @@ use calico_model::{
 use ipnet::IpNet;
 
 use crate::config::SpeakerConfig;
+use extensions::Extensions;
 
 pub use services::{Exclusion, ServiceCidrs};
 
@@ -232,6 +234,9 @@ pub struct Mesh {
     own: Option<BGPConfigurationSpec>,
     felix_cluster_routes: Option<String>,
     peers: BTreeMap<String, BGPPeerSpec>,
+    /// Annotations of BGPPeers by name, and those of the global BGPConfiguration.
+    extensions: BTreeMap<String, Extensions>,
+    global_extensions: Extensions,
     filters: BTreeMap<String, BGPFilterSpec>,
     pools: BTreeMap<String, IPPoolSpec>,
     blocks: BTreeMap<IpNet, BlockAffinityState>,
@@ -252,6 +257,8 @@ impl Mesh {
             own: None,
             felix_cluster_routes: None,
             peers: BTreeMap::new(),
+            extensions: BTreeMap::new(),
+            global_extensions: Extensions::default(),
             filters: BTreeMap::new(),
             pools: BTreeMap::new(),
             blocks: BTreeMap::new(),
@@ -324,7 +331,16 @@ impl Mesh {
                     Some(AnyResource::BGPConfiguration(config)) => Some(config.spec.clone()),
                     _ => None,
                 };
+                let mut changed = false;
                 let place = if name == "default" {
+                    let extensions = match resource {
+                        Some(AnyResource::BGPConfiguration(config)) => {
+                            Extensions::read(&config.metadata.annotations)
+                        }
+                        _ => Extensions::default(),
+                    };
+                    changed =
+                        std::mem::replace(&mut self.global_extensions, extensions.clone()) != extensions;
                     &mut self.global
                 } else if name.strip_prefix("node.") == Some(&self.settings.node) {
                     &mut self.own
@@ -332,14 +348,17 @@ impl Mesh {
                     // Ports of other nodes are asked for by name.
                     return self.services.set_node_port(&name, spec.map(|spec| spec.listen_port));
                 };
-                std::mem::replace(place, spec.clone()) != spec
+                std::mem::replace(place, spec.clone()) != spec || changed
             }
             (Kind::BGPPeer, resource) => {
-                let spec = match resource {
-                    Some(AnyResource::BGPPeer(peer)) => Some(peer.spec.clone()),
-                    _ => None,
+                let (spec, extensions) = match resource {
+                    Some(AnyResource::BGPPeer(peer)) => {
+                        (Some(peer.spec.clone()), Some(Extensions::read(&peer.metadata.annotations)))
+                    }
+                    _ => (None, None),
                 };
-                replace(&mut self.peers, name, spec)
+                let extended = replace(&mut self.extensions, name.clone(), extensions);
+                replace(&mut self.peers, name, spec) || extended
             }
             (Kind::BGPFilter, resource) => {
                 let spec = match resource {

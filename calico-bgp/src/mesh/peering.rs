@@ -354,6 +354,17 @@ impl<'a> Peering<'a> {
             None => self.mesh.global.as_ref().and_then(|global| global.node_mesh_password.as_ref()),
         };
         config.authentication = self.authentication(password);
+        match record.object {
+            Some((name, _)) => {
+                if let Some(extensions) = self.mesh.extensions.get(name) {
+                    extensions.apply(&mut config);
+                    for (field, text) in &extensions.problems {
+                        self.problem(name, field, text.clone());
+                    }
+                }
+            }
+            None => self.mesh.global_extensions.apply(&mut config),
+        }
         if let Some((name, spec)) = record.object {
             if let Some(hops) = spec.ttl_security.filter(|hops| *hops > 0) {
                 config.ttl = Ttl::Security(hops);
@@ -386,7 +397,8 @@ impl<'a> Peering<'a> {
             }
         }
         let export = self.exports.get(family.index())?.clone();
-        let filters = record.object.map_or(&[][..], |(_, spec)| &spec.filters);
+        let mesh_filters = &self.mesh.global_extensions.node_mesh_filters;
+        let filters = record.object.map_or(mesh_filters, |(_, spec)| &spec.filters);
         config.import = ImportPolicy {
             filters: self.filters(record, filters, Direction::Import, family),
             elevated_above: Some(local_pref_of_metric(export.normal_priority)),

@@ -553,3 +553,43 @@ fn the_order_of_changes_does_not_matter() {
     }
     assert!(first.config.unwrap().routes.keys().all(|net| Family::of(net.addr()) == Family::Ipv4));
 }
+
+fn annotate(
+    mesh: &mut Mesh,
+    kind: Kind,
+    name: &str,
+    annotations: serde_json::Value,
+    spec: serde_json::Value,
+) -> bool {
+    let tree = json!({
+        "apiVersion": "projectcalico.org/v3", "kind": kind.name(),
+        "metadata": {"name": name, "annotations": annotations}, "spec": spec,
+    });
+    let resource = AnyResource::from_tree(kind, tree, Mode::Strict).unwrap();
+    let key = Key::resource(kind, "", name);
+    mesh.apply(&Update::set(key, Value::Resource(resource.into()), Revision::default()))
+}
+
+#[test]
+fn annotations_give_bfd_limits_and_filters_of_the_mesh() {
+    let mut mesh = cluster();
+    let spec = json!({"peerIP": "192.0.2.1", "asNumber": 65001});
+    annotate(&mut mesh, Kind::BGPPeer, "tor", json!({}), spec.clone());
+    let bfd = json!({"bgp.projectcalico.org/bfd": "100ms*3", "bgp.projectcalico.org/max-prefixes": "5"});
+    assert!(annotate(&mut mesh, Kind::BGPPeer, "tor", bfd, spec.clone()), "an annotation is a change");
+    set(&mut mesh, Kind::BGPFilter, "quiet", json!({"exportV4": [{"action": "Reject"}]}));
+    let filters = json!({"bgp.projectcalico.org/node-mesh-filters": "quiet"});
+    assert!(annotate(&mut mesh, Kind::BGPConfiguration, "default", filters, json!({})));
+    let derived = mesh.derive();
+    let config = derived.config.unwrap();
+    let tor = &config.peers["Global_192_0_2_1"];
+    assert_eq!(tor.bfd.map(|bfd| (bfd.interval.as_millis(), bfd.multiplier)), Some((100, 3)));
+    assert_eq!(tor.max_prefixes, Some(5));
+    let node = config.peers.values().find(|peer| peer.kind == PeerKind::Mesh).unwrap();
+    assert_eq!((node.bfd, node.export.filters[&Family::Ipv4].len()), (None, 1));
+    assert_eq!(derived.problems, []);
+    annotate(&mut mesh, Kind::BGPPeer, "tor", json!({"bgp.projectcalico.org/bfd": "fast"}), spec);
+    let derived = mesh.derive();
+    assert!(derived.problems.iter().any(|p| p.name == "tor" && p.field.contains("/bfd")));
+    assert!(derived.config.unwrap().peers["Global_192_0_2_1"].bfd.is_none());
+}
