@@ -325,6 +325,11 @@ fn compare(world: &World, when: usize) {
                 (_, other) => panic!("{context}: {other:?}"),
             }
         }
+        for status in speaker.peers() {
+            let counted = status.prefixes_sent[0];
+            let told = speaker.announced(&status.config.name, Family::Ipv4).len();
+            assert_eq!(counted, told, "after {when} events: node {node} to {}", status.config.name);
+        }
         assert_eq!(fib.len(), expected.len(), "after {when} events: kernel routes of node {node}");
         assert!(
             routes.iter().all(|route| !route.stale),

@@ -45,6 +45,8 @@ pub(crate) struct Member {
 #[derive(Debug, Clone)]
 pub(crate) struct GroupFamily {
     pub(crate) adj: AdjOut,
+    /// Announcements that stand at the peers, by where they come from.
+    standing: BTreeMap<PeerId, usize>,
     buckets: HashMap<(u32, PeerId), Vec<(u32, u16)>>,
     order: VecDeque<(u32, PeerId)>,
     withdrawn: Vec<(u32, u16)>,
@@ -58,6 +60,7 @@ impl GroupFamily {
     fn new(add_path: bool) -> Self {
         GroupFamily {
             adj: AdjOut::new(add_path),
+            standing: BTreeMap::new(),
             buckets: HashMap::new(),
             order: VecDeque::new(),
             withdrawn: Vec::new(),
@@ -65,6 +68,19 @@ impl GroupFamily {
             end_of_rib: true,
             refresh: false,
         }
+    }
+
+    /// Notes what was written about a cell.
+    fn note_written(&mut self, slot: u32, id: u16, old: Cell, new: Cell) {
+        if old.written_from != new.written_from {
+            if let Some(count) = self.standing.get_mut(&old.written_from) {
+                *count = count.saturating_sub(1);
+            }
+            if new.written_from != PeerId::NONE {
+                *self.standing.entry(new.written_from).or_default() += 1;
+            }
+        }
+        self.adj.set(slot, id, new);
     }
 
     fn pending(&self) -> bool {
@@ -403,12 +419,13 @@ impl Group {
         let Some(state) = self.families.get_mut(P::FAMILY.index()).and_then(Option::as_mut) else { return };
         let mut lists: BTreeMap<PeerId, Vec<PathPrefix<P>>> = BTreeMap::new();
         let count = state.withdrawn.len().min(WRITE_SLICE);
-        for (slot, id) in state.withdrawn.drain(..count) {
+        let slots: Vec<_> = state.withdrawn.drain(..count).collect();
+        for (slot, id) in slots {
             let cell = state.adj.get(slot, id);
             if !cell.queued || cell.wanted != NONE {
                 continue;
             }
-            state.adj.set(slot, id, Cell::EMPTY);
+            state.note_written(slot, id, cell, Cell::EMPTY);
             let Some(entry) = table.entry(slot) else { continue };
             if cell.written_from != PeerId::NONE {
                 let owner = self.members.iter().any(|m| m.peer == cell.written_from);
@@ -483,7 +500,7 @@ impl Group {
         let unsendable = if result.is_ok() { 0 } else { written.len() };
         for (slot, id, cell) in written {
             let written_from = if unsendable == 0 { from } else { PeerId::NONE };
-            state.adj.set(slot, id, Cell { queued: false, written_from, ..cell });
+            state.note_written(slot, id, cell, Cell { queued: false, written_from, ..cell });
         }
         self.written = true;
         unsendable
@@ -492,6 +509,12 @@ impl Group {
     /// Whether a slot can be given to another prefix as far as this group is concerned.
     pub(crate) fn is_done_with(&self, family: Family, slot: u32) -> bool {
         self.family(family).is_none_or(|state| state.adj.is_slot_empty(slot))
+    }
+
+    /// How many prefixes, or paths with ADD-PATH, are announced to a member.
+    pub(crate) fn announced_count(&self, family: Family, peer: PeerId) -> usize {
+        let Some(state) = self.family(family).filter(|_| self.is_member(peer)) else { return 0 };
+        state.standing.iter().filter(|(from, _)| **from != peer).map(|(_, count)| count).sum()
     }
 
     /// Prefixes that are announced to a member.

@@ -55,7 +55,7 @@ impl Rib {
     /// How many prefixes a peer was told.
     pub(crate) fn announced_count(&self, id: PeerId, family: Family) -> usize {
         let group = self.peer(id).and_then(|peer| self.groups.get(&peer.group?));
-        group.map_or(0, |group| group.announced(family, id).len())
+        group.map_or(0, |group| group.announced_count(family, id))
     }
 
     /// Prefixes received from a peer.
