@@ -293,6 +293,18 @@ pub enum IpamError {
         /// The address.
         address: IpAddr,
     },
+    /// The owner of an address is not the one that the caller expects.
+    #[error("{address}: the {which} owner is {found}, expected {expected}")]
+    OwnerMismatch {
+        /// The address.
+        address: IpAddr,
+        /// `active` or `alternate`.
+        which: &'static str,
+        /// What is stored.
+        found: String,
+        /// What was expected.
+        expected: String,
+    },
     /// The address is not allocated.
     #[error("address {address} is not assigned")]
     NotAssigned {

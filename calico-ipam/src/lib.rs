@@ -45,6 +45,7 @@ mod io;
 mod load_balancer;
 mod lookup;
 pub mod memory;
+mod metrics;
 mod order;
 mod pools;
 mod range;
@@ -54,6 +55,7 @@ mod repair;
 mod reserve;
 mod search;
 mod set_config;
+mod set_owner;
 pub mod sim;
 mod split;
 mod store;
@@ -85,6 +87,7 @@ pub use load_balancer::{
     service_handle, wish,
 };
 pub use lookup::LookupAddress;
+pub use metrics::{NO_AFFINITY, NO_POOL, NodeGauges, PoolGauges, UNKNOWN_NODE, gauges};
 pub use order::{BlockSpace, fnv1_32, search_seed};
 pub use pools::{
     Criteria, Encapsulation, Filter, IntendedUse, Labels, Pool, Rejection, first_overlap, pool_of,
@@ -96,6 +99,7 @@ pub use repair::{Repair, Task};
 pub use reserve::Reservations;
 pub use search::DEFAULT_MAX_BLOCKS;
 pub use set_config::SetConfig;
+pub use set_owner::{OwnerCondition, OwnerSwap, SetOwner};
 pub use split::{SplitError, split};
 pub use store::{
     Answer, Batch, CollapsedWrite, Config, Expect, Failure, Found, Item, Key, Operation, Outcome, Query,

@@ -100,6 +100,26 @@ impl Block {
         freed
     }
 
+    /// Puts another attribute in place of the one that an allocated ordinal has. False when the ordinal is free.
+    pub(crate) fn replace_attribute(&mut self, ordinal: u16, attribute: &Arc<Attribute>) -> bool {
+        if self.attribute(ordinal).is_none() {
+            return false;
+        }
+        // The old entry goes first where nobody else points at it: the table may be full.
+        let old = self.slots.get(usize::from(ordinal)).copied().unwrap_or(FREE);
+        let shared = self.slots.iter().filter(|slot| **slot == old).count() > 1;
+        match self.attributes.get_mut(usize::from(old)) {
+            Some(entry) if !shared => *entry = Arc::clone(attribute),
+            _ => {
+                let index = self.intern(attribute);
+                if let Some(slot) = self.slots.get_mut(usize::from(ordinal)) {
+                    *slot = index;
+                }
+            }
+        }
+        true
+    }
+
     /// When the earliest cooling address may be collected, in Unix nanoseconds.
     #[must_use]
     pub fn next_collection(&self, cooldown: i64) -> Option<u64> {
