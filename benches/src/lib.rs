@@ -2,4 +2,5 @@
 
 #![forbid(unsafe_code)]
 
+pub mod bgp;
 pub mod policy;
