@@ -48,7 +48,7 @@ fn server() {
         let typed = Arc::new(Store::new(store.clone()));
         let server = FanoutServer::start(typed, ([127, 0, 0, 1], 0).into(), options).await.unwrap();
         println!("{}", server.address());
-        let mut lines = tokio::task::spawn_blocking(|| std::io::stdin().lines()).await.unwrap();
+        let mut lines = std::io::stdin().lines();
         while let Some(Ok(line)) = tokio::task::block_in_place(|| lines.next()) {
             let count: u64 = line.trim().parse().unwrap();
             let mut tick = tokio::time::interval(Duration::from_nanos(1_000_000_000 / UPDATES_PER_SECOND));
