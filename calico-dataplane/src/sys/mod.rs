@@ -2,6 +2,7 @@
 //! function per call, each with the argument why it is sound and a test.
 #![allow(unsafe_code)]
 
+pub mod datagram;
 pub mod process;
 pub mod sockbuf;
 mod sockopt;

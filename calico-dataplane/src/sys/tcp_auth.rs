@@ -1,4 +1,4 @@
-//! TCP MD5 signatures (RFC 2385) and the minimum TTL (RFC 5082) of BGP sessions.
+//! TCP MD5 signatures (RFC 2385), TCP-AO (RFC 5925) and the minimum TTL (RFC 5082) of BGP sessions.
 
 use std::io;
 use std::net::IpAddr;
@@ -11,6 +11,7 @@ pub const MAX_KEY: usize = 80;
 
 const TCP_MD5SIG: i32 = 14;
 const TCP_MD5SIG_EXT: i32 = 32;
+const TCP_AO_ADD_KEY: i32 = 38;
 const TCP_MD5SIG_FLAG_PREFIX: u8 = 1;
 const IP_MINTTL: i32 = 21;
 const IPV6_MINHOPCOUNT: i32 = 73;
@@ -48,8 +49,11 @@ pub enum KeyError {
         /// The prefix length asked for.
         prefix: u8,
     },
+    /// The name of the algorithm is empty or too long for the kernel.
+    #[error("a TCP-AO algorithm has a name of 1 to 63 bytes, not {0:?}; hmac(sha1) is understood everywhere")]
+    Algorithm(String),
     /// The kernel refused.
-    #[error("setting the TCP MD5 key for {address}: {source}")]
+    #[error("setting the TCP key for {address}: {source}")]
     Kernel {
         /// The peer address.
         address: IpAddr,
@@ -121,6 +125,82 @@ pub fn remove_md5_key(socket: &impl AsFd, peer: IpAddr) -> Result<(), KeyError> 
         Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(()),
         other => other.map_err(|source| KeyError::Kernel { address: peer, source }),
     }
+}
+
+/// `struct tcp_ao_add` of `linux/tcp.h`.
+#[repr(C, align(8))]
+#[derive(Clone, Copy)]
+struct TcpAoAdd {
+    /// `struct sockaddr_storage`, as in [`TcpMd5Sig`].
+    address: [u8; 128],
+    algorithm: [u8; 64],
+    interface: i32,
+    /// Bit 0: sign with this key at once; bit 1: ask the peer for it.
+    current_and_next: u32,
+    reserved: u16,
+    prefix_length: u8,
+    send_id: u8,
+    receive_id: u8,
+    mac_length: u8,
+    key_flags: u8,
+    key_length: u8,
+    key: [u8; MAX_KEY],
+}
+
+const _: () = assert!(size_of::<TcpAoAdd>() == 288, "the layout of linux/tcp.h");
+
+// SAFETY: 128 + 64 + 4 + 4 + 2 + 6 + 80 = 288 is the size asserted above, so there is no padding; all fields are
+// integers or arrays of them.
+unsafe impl PlainData for TcpAoAdd {}
+
+/// One key of TCP-AO (RFC 5925).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AoKey<'a> {
+    /// Identifier in segments that we send.
+    pub send_id: u8,
+    /// Identifier in segments that we receive.
+    pub receive_id: u8,
+    /// The kernel's name of the algorithm: `hmac(sha1)`, `cmac(aes128)`, ….
+    pub algorithm: &'a str,
+    /// The secret, 1 to 80 octets.
+    pub secret: &'a [u8],
+    /// Sign with this key from now on, and ask the peer to do so.
+    pub current: bool,
+}
+
+/// Adds a TCP-AO key for `peer` to `socket` (RFC 5925). On a listening socket the key holds for connections that it
+/// will accept from that peer. Excludes MD5 for the same peer.
+///
+/// # Errors
+/// [`KeyError`]; [`KeyError::Kernel`] with `ENOPROTOOPT` on a kernel without `CONFIG_TCP_AO`.
+pub fn add_ao_key(socket: &impl AsFd, peer: IpAddr, key: &AoKey<'_>) -> Result<(), KeyError> {
+    if key.secret.is_empty() || key.secret.len() > MAX_KEY {
+        return Err(KeyError::Length(key.secret.len()));
+    }
+    let name = key.algorithm.as_bytes();
+    // The kernel wants the name terminated.
+    if name.is_empty() || name.len() >= 64 {
+        return Err(KeyError::Algorithm(key.algorithm.to_owned()));
+    }
+    let md5 = signature(peer, 0, key.secret);
+    let mut add = TcpAoAdd {
+        address: md5.address,
+        algorithm: [0; 64],
+        interface: 0,
+        // On a listening socket nothing is current yet; the kernel refuses the bits there.
+        current_and_next: if key.current { 3 } else { 0 },
+        reserved: 0,
+        prefix_length: if peer.is_ipv4() { 32 } else { 128 },
+        send_id: key.send_id,
+        receive_id: key.receive_id,
+        mac_length: 0,
+        key_flags: 0,
+        key_length: key.secret.len() as u8,
+        key: md5.key,
+    };
+    add.algorithm[..name.len()].copy_from_slice(name);
+    sockopt::set(socket.as_fd(), libc::IPPROTO_TCP, TCP_AO_ADD_KEY, &add)
+        .map_err(|source| KeyError::Kernel { address: peer, source })
 }
 
 /// Drops segments that arrive with a TTL (hop limit) below `ttl`: the generalised TTL security mechanism.
@@ -197,6 +277,29 @@ mod tests {
         let v6 = signature("2001:db8::1".parse().unwrap(), 0, b"k");
         assert_eq!(v6.address[..2], [10, 0]);
         assert_eq!(v6.address[8..12], [0x20, 0x01, 0x0d, 0xb8]);
+    }
+
+    #[test]
+    fn tcp_ao_signs_where_the_kernel_has_it() {
+        let key =
+            |secret, current| AoKey { send_id: 1, receive_id: 2, algorithm: "hmac(sha1)", secret, current };
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
+        assert!(matches!(add_ao_key(&listener, PEER, &key(b"", false)), Err(KeyError::Length(0))));
+        let nameless = AoKey { algorithm: "", ..key(b"secret", false) };
+        assert!(matches!(add_ao_key(&listener, PEER, &nameless), Err(KeyError::Algorithm(_))));
+        match add_ao_key(&listener, PEER, &key(b"secret", false)) {
+            Err(KeyError::Kernel { source, .. }) if source.raw_os_error() == Some(libc::ENOPROTOOPT) => {
+                println!("this kernel has no TCP-AO and says so");
+                return;
+            }
+            other => other.unwrap(),
+        }
+        let to = listener.local_addr().unwrap();
+        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).unwrap();
+        let mirrored = AoKey { send_id: 2, receive_id: 1, ..key(b"secret", true) };
+        add_ao_key(&socket, PEER, &mirrored).unwrap();
+        socket.connect_timeout(&to.into(), Duration::from_millis(300)).unwrap();
+        assert_eq!(connect(to, None).unwrap_err().kind(), ErrorKind::TimedOut);
     }
 
     #[test]
