@@ -8,7 +8,8 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 
 # program:package
-peers="nft:nftables bird:bird2 etcd:etcd-server etcdctl:etcd-client strace:strace iptables:iptables podman:podman \
+peers="nft:nftables ip:iproute2 bird:bird2 vtysh:frr gobgpd:gobgpd exabgp:exabgp \
+etcd:etcd-server etcdctl:etcd-client strace:strace iptables:iptables podman:podman \
 crun:crun busybox:busybox-static /usr/lib/cni/portmap:containernetworking-plugins"
 missing=""
 for peer in $peers; do

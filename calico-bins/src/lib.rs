@@ -4,6 +4,7 @@
 //! lives in the pure crates.
 
 pub mod cni;
+pub mod confd;
 pub mod ctl;
 pub mod http;
 pub mod ipam_driver;

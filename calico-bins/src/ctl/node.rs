@@ -23,7 +23,7 @@ pub fn ask(socket: &Path) -> Result<NodeStatus, ClientError> {
 ///
 /// ```
 /// use calico_bins::ctl::node::report;
-/// use calico_bins::node::protocol::{BgpStatus, NodeStatus, PeerKind, PeerStatus};
+/// use calico_bins::node::protocol::{BgpStatus, NodeStatus, PeerDetail, PeerKind, PeerStatus};
 /// let peer = PeerStatus {
 ///     address: "172.18.10.12".parse().unwrap(),
 ///     kind: PeerKind::NodeToNodeMesh,
@@ -31,6 +31,7 @@ pub fn ask(socket: &Path) -> Result<NodeStatus, ClientError> {
 ///     bgp_state: "Established".into(),
 ///     since: "2026-11-21T00:12:30Z".into(),
 ///     info: String::new(),
+///     detail: PeerDetail::default(),
 /// };
 /// let bgp = BgpStatus { peers: vec![peer], ..BgpStatus::default() };
 /// let text = report(&NodeStatus { bgp: Some(bgp), ..NodeStatus::default() }, "2026-11-21T10:00:00Z");
@@ -101,7 +102,7 @@ fn info(peer: &PeerStatus) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::node::protocol::{BgpStatus, PeerKind};
+    use crate::node::protocol::{BgpStatus, PeerDetail, PeerKind};
 
     #[test]
     fn errors_and_families_are_shown() {
@@ -112,6 +113,7 @@ mod tests {
             bgp_state: "Active".into(),
             since: since.into(),
             info: "Socket: Connection refused".into(),
+            detail: PeerDetail::default(),
         };
         let peers = vec![peer("10.0.0.1", "2026-11-20T23:59:59Z"), peer("fd00::1", "2026-11-21T00:00:01Z")];
         let bgp = BgpStatus { peers, error: Some("port 179 is taken".into()), ..BgpStatus::default() };

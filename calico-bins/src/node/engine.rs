@@ -11,7 +11,7 @@ use calico_model::k8s::Derive;
 use calico_policy::{Graph, GraphConfig};
 use tokio::sync::mpsc;
 
-use super::bgp::Command;
+use super::bgp::{Command, secrets};
 
 /// Most events that one flush may wait for.
 const DRAIN: usize = 256;
@@ -150,9 +150,12 @@ impl Engine {
         }
         self.driver.send(Input::Mark(self.revision));
         if std::mem::take(&mut self.mesh_dirty)
-            && let Some((mesh, commands)) = &self.mesh
+            && let Some((mesh, commands)) = &mut self.mesh
         {
-            let derived = mesh.derive();
+            let mut derived = mesh.derive();
+            if secrets::supply(mesh, &secrets::directory(), &derived.secrets) {
+                derived = mesh.derive();
+            }
             for problem in &derived.problems {
                 tracing::warn!(%problem, "BGP configuration");
             }

@@ -109,7 +109,7 @@ fn speaker(bgp: &BgpStatus) -> Component {
 
 #[cfg(test)]
 mod tests {
-    use super::super::protocol::{DataplaneStatus, PeerKind, PeerStatus};
+    use super::super::protocol::{DataplaneStatus, PeerDetail, PeerKind, PeerStatus};
     use super::*;
 
     fn working() -> NodeStatus {
@@ -148,6 +148,7 @@ mod tests {
             bgp_state: "Active".into(),
             since: String::new(),
             info: "connection refused".into(),
+            detail: PeerDetail::default(),
         };
         let bgp = BgpStatus { peers: vec![peer], ..BgpStatus::default() };
         let answer = Health::of(&NodeStatus { bgp: Some(bgp), ..working() }).readiness();

@@ -102,6 +102,36 @@ pub fn page(status: &NodeStatus) -> String {
                 up(peer),
             );
         }
+        type Count = fn(&super::protocol::PeerDetail) -> u64;
+        let counts: [(&str, &str, &str, Count); 6] = [
+            ("calico_bgp_updates_received", "counter", "UPDATEs received.", |d| d.updates_in),
+            ("calico_bgp_updates_sent", "counter", "UPDATEs sent.", |d| d.updates_out),
+            ("calico_bgp_octets_received", "counter", "Octets received.", |d| d.octets_in),
+            ("calico_bgp_established", "counter", "Times the session came up.", |d| d.established),
+            ("calico_bgp_malformed_updates", "counter", "Malformed UPDATEs survived.", |d| {
+                d.malformed_updates
+            }),
+            ("calico_bgp_hold_seconds", "gauge", "Agreed hold time.", |d| d.hold_seconds),
+        ];
+        for (name, kind, help, count) in counts {
+            page.metric(name, kind, help);
+            for peer in &bgp.peers {
+                page.sample(name, &[("peer", &peer.address)], count(&peer.detail));
+            }
+        }
+        type PerFamily = fn(&super::protocol::PeerDetail) -> [u64; 2];
+        let prefixes: [(&str, &str, PerFamily); 2] = [
+            ("calico_bgp_prefixes_received", "Prefixes that the peer announces.", |d| d.received),
+            ("calico_bgp_prefixes_announced", "Prefixes that are announced to the peer.", |d| d.announced),
+        ];
+        for (name, help, count) in prefixes {
+            page.metric(name, "gauge", help);
+            for peer in &bgp.peers {
+                for (family, number) in ["ipv4", "ipv6"].iter().zip(count(&peer.detail)) {
+                    page.sample(name, &[("peer", &peer.address), ("family", family)], number);
+                }
+            }
+        }
         let established = bgp.peers.iter().filter(|peer| up(peer) == 1).count();
         page.single("calico_bgp_sessions", "gauge", "Configured BGP sessions.", bgp.peers.len());
         page.single("calico_bgp_sessions_established", "gauge", "Established BGP sessions.", established);
@@ -113,7 +143,7 @@ pub fn page(status: &NodeStatus) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::protocol::{BgpStatus, PeerKind, PeerStatus};
+    use super::super::protocol::{BgpStatus, PeerDetail, PeerKind, PeerStatus};
     use super::*;
 
     #[test]
@@ -125,6 +155,7 @@ mod tests {
             bgp_state: "Established".into(),
             since: String::new(),
             info: String::new(),
+            detail: PeerDetail { received: [7, 0], ..PeerDetail::default() },
         };
         let status = NodeStatus {
             node: "a\"b\\c\n".into(),
@@ -137,6 +168,10 @@ mod tests {
         assert!(text.contains(
             "calico_bgp_session_up{peer=\"fd00::1\",type=\"node-to-node mesh\",state=\"Established\"} 1\n"
         ));
+        assert!(
+            text.contains("calico_bgp_prefixes_received{peer=\"fd00::1\",family=\"ipv4\"} 7\n"),
+            "{text}"
+        );
         assert!(text.contains("\nprocess_resident_memory_bytes 2048\n"));
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             let name = line.split(['{', ' ']).next().unwrap();

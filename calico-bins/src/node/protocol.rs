@@ -260,6 +260,46 @@ pub struct PeerStatus {
     /// Why the session is down: last error, in words; empty when there is none.
     #[serde(default)]
     pub info: String,
+    /// Who the peer is, what was agreed with it, what was counted.
+    #[serde(default)]
+    pub detail: PeerDetail,
+}
+
+/// What [`PeerStatus`] does not show in a table.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PeerDetail {
+    /// Name of the session, as BIRD's protocol would be called.
+    pub name: String,
+    /// AS number that we show.
+    pub local_as: u32,
+    /// AS number that the peer must have.
+    pub remote_as: u32,
+    /// BGP identifier of the peer, while the session is up.
+    pub identifier: String,
+    /// Agreed hold time in seconds; 0 without a session, or without keepalives.
+    pub hold_seconds: u64,
+    /// What both sides can do: `ipv4`, `ipv6`, `add-path`, `extended-message`, `extended-next-hop`,
+    /// `graceful-restart`, `long-lived-graceful-restart`, `route-refresh`, `enhanced-refresh`.
+    pub capabilities: Vec<String>,
+    /// Prefixes taken in, IPv4 and IPv6.
+    pub received: [u64; 2],
+    /// Prefixes announced, IPv4 and IPv6.
+    pub announced: [u64; 2],
+    /// UPDATEs received.
+    pub updates_in: u64,
+    /// UPDATEs sent.
+    pub updates_out: u64,
+    /// Octets received.
+    pub octets_in: u64,
+    /// Times the session came up.
+    pub established: u64,
+    /// UPDATEs with a defect that the session survived (RFC 7606).
+    pub malformed_updates: u64,
+    /// Routes that no message can hold.
+    pub unsendable: u64,
+    /// The peer is restarting and its routes are kept.
+    pub restarting: bool,
 }
 
 /// Where a BGP session comes from.

@@ -1,12 +1,13 @@
 //! One TCP connection of the speaker: a reading and a writing task.
 
 use std::net::{IpAddr, SocketAddr};
+use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
-use calico_bgp::config::{Authentication, Ttl};
+use calico_bgp::config::{Authentication, SpeakerConfig, Ttl};
 use calico_bgp::{ConnectionId, DialId};
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -34,6 +35,9 @@ pub(super) struct Connection {
     work: mpsc::UnboundedSender<Work>,
     waiting: Arc<AtomicUsize>,
     reader: AbortHandle,
+    /// The socket once more, to change its key while tasks read and write.
+    socket: Option<OwnedFd>,
+    remote: Option<IpAddr>,
 }
 
 impl std::fmt::Debug for Work {
@@ -48,12 +52,14 @@ impl std::fmt::Debug for Work {
 impl Connection {
     pub(super) fn start(id: ConnectionId, stream: TcpStream, events: mpsc::Sender<NetEvent>) -> Self {
         let _ = stream.set_nodelay(true);
+        let socket = stream.as_fd().try_clone_to_owned().ok();
+        let remote = stream.peer_addr().ok().map(|remote| remote.ip().to_canonical());
         let (read, write) = stream.into_split();
         let (work, queue) = mpsc::unbounded_channel();
         let waiting = Arc::new(AtomicUsize::new(0));
         tokio::spawn(write_all(id, write, queue, Arc::clone(&waiting), events.clone()));
         let reader = tokio::spawn(read_all(id, read, events)).abort_handle();
-        Self { work, waiting, reader }
+        Self { work, waiting, reader, socket, remote }
     }
 
     /// Queues octets; returns how many wait now.
@@ -62,6 +68,16 @@ impl Connection {
         let waiting = self.waiting.fetch_add(length, Ordering::Relaxed) + length;
         let _ = self.work.send(Work::Write(bytes));
         waiting
+    }
+
+    /// Signs with the key that a new configuration has for the peer: an exchange of keys needs no new session.
+    pub(super) fn change_key(&self, config: &SpeakerConfig) {
+        let (Some(socket), Some(remote)) = (&self.socket, self.remote) else { return };
+        let peer = config.peers.values().find(|peer| peer.address == remote);
+        let Some(peer) = peer.filter(|peer| peer.authentication != Authentication::None) else { return };
+        if let Err(reason) = sign(socket, remote, &peer.authentication, true) {
+            tracing::warn!(peer = %peer.name, %reason, "the key of an open BGP session was not changed");
+        }
     }
 
     /// Writes what waits and the farewell, then closes.
@@ -158,7 +174,7 @@ fn prepare(
     let text = |e: std::io::Error| e.to_string();
     let socket = Socket::new(Domain::for_address(remote), Type::STREAM, Some(Protocol::TCP)).map_err(text)?;
     socket.set_nonblocking(true).map_err(text)?;
-    sign(&socket, remote.ip(), authentication)?;
+    sign(&socket, remote.ip(), authentication, true)?;
     super::listener::apply_ttl(&socket, remote, ttl).map_err(text)?;
     if let Some(local) = local {
         socket.set_reuse_address(true).map_err(text)?;

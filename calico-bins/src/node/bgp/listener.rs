@@ -10,7 +10,7 @@ use calico_bgp::config::{Authentication, SpeakerConfig, Ttl};
 use calico_dataplane::sys::tcp_auth;
 use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::TcpListener;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::AbortHandle;
 
 use super::{NetEvent, sign};
@@ -22,12 +22,15 @@ const RETRY: Duration = Duration::from_secs(5);
 #[derive(Debug, Default)]
 pub(super) struct Listeners {
     running: BTreeMap<SocketAddr, AbortHandle>,
-    keys: Vec<(IpAddr, Authentication)>,
+    keys: watch::Sender<Keys>,
 }
+
+/// Who has to sign, sorted by the peers' names.
+type Keys = Vec<(IpAddr, Authentication)>;
 
 impl Listeners {
     pub(super) fn configure(&mut self, config: &SpeakerConfig, events: &mpsc::Sender<NetEvent>) {
-        let keys: Vec<(IpAddr, Authentication)> = config
+        let keys: Keys = config
             .peers
             .values()
             .filter(|peer| peer.authentication != Authentication::None)
@@ -40,9 +43,9 @@ impl Listeners {
         };
         let wanted: Vec<SocketAddr> =
             addresses.into_iter().map(|address| SocketAddr::new(address, config.listen_port)).collect();
-        let rekeyed = keys != self.keys;
+        self.keys.send_if_modified(|known| std::mem::replace(known, keys.clone()) != keys);
         self.running.retain(|address, task| {
-            let keep = wanted.contains(address) && !rekeyed;
+            let keep = wanted.contains(address);
             if !keep {
                 task.abort();
             }
@@ -50,10 +53,9 @@ impl Listeners {
         });
         for address in wanted {
             self.running.entry(address).or_insert_with(|| {
-                tokio::spawn(listen(address, keys.clone(), events.clone())).abort_handle()
+                tokio::spawn(listen(address, self.keys.subscribe(), events.clone())).abort_handle()
             });
         }
-        self.keys = keys;
     }
 }
 
@@ -63,12 +65,21 @@ impl Drop for Listeners {
     }
 }
 
-async fn listen(address: SocketAddr, keys: Vec<(IpAddr, Authentication)>, events: mpsc::Sender<NetEvent>) {
+async fn listen(address: SocketAddr, mut keys: watch::Receiver<Keys>, events: mpsc::Sender<NetEvent>) {
     loop {
-        match open(address, &keys) {
+        let mut signed = keys.borrow_and_update().clone();
+        match open(address, &signed) {
             Ok(listener) => {
                 let _ = events.send(NetEvent::Listening).await;
-                accept(&listener, &events).await;
+                loop {
+                    tokio::select! {
+                        () = accept(&listener, &events) => return,
+                        changed = keys.changed() => if changed.is_err() { return },
+                    }
+                    let wanted = keys.borrow_and_update().clone();
+                    change_keys(&listener, address, &signed, &wanted);
+                    signed = wanted;
+                }
             }
             // A node without IPv6 is no reason to complain.
             Err(error) if address.is_ipv6() && error.raw_os_error() == Some(libc::EAFNOSUPPORT) => return,
@@ -94,16 +105,32 @@ fn open(address: SocketAddr, keys: &[(IpAddr, Authentication)]) -> io::Result<Tc
     if address.is_ipv6() {
         socket.set_only_v6(true)?;
     }
-    for (peer, authentication) in keys.iter().filter(|(peer, _)| peer.is_ipv6() == address.is_ipv6()) {
-        // A peer whose key cannot be set stays out: the kernel refuses its segments, or the speaker does.
-        if let Err(reason) = sign(&socket, *peer, authentication) {
-            tracing::error!(%peer, %reason, "cannot require the password of a BGP peer");
-        }
-    }
+    change_keys(&socket, address, &[], keys);
     socket.set_nonblocking(true)?;
     socket.bind(&address.into())?;
     socket.listen(128)?;
     TcpListener::from_std(socket.into())
+}
+
+/// Makes a listening socket demand the wanted keys. Connections that were accepted keep theirs.
+fn change_keys(
+    socket: &impl AsFd,
+    address: SocketAddr,
+    known: &[(IpAddr, Authentication)],
+    wanted: &[(IpAddr, Authentication)],
+) {
+    let here = |(peer, _): &&(IpAddr, Authentication)| peer.is_ipv6() == address.is_ipv6();
+    for (peer, _) in known.iter().filter(here).filter(|(peer, _)| wanted.iter().all(|(p, _)| p != peer)) {
+        if let Err(error) = tcp_auth::remove_md5_key(socket, *peer) {
+            tracing::warn!(%peer, %error, "the password of a former BGP peer is still demanded");
+        }
+    }
+    for (peer, authentication) in wanted.iter().filter(here).filter(|entry| !known.contains(entry)) {
+        // A peer whose key cannot be set stays out: the kernel refuses its segments, or the speaker does.
+        if let Err(reason) = sign(socket, *peer, authentication, false) {
+            tracing::error!(%peer, %reason, "cannot require the password of a BGP peer");
+        }
+    }
 }
 
 async fn accept(listener: &TcpListener, events: &mpsc::Sender<NetEvent>) {

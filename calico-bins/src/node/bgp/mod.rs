@@ -1,27 +1,35 @@
 //! Sockets and timers around the BGP speaker. The speaker decides; this carries octets, connections and routes.
 
+mod bfd;
 mod connection;
 mod listener;
+pub mod report;
+pub mod secrets;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Instant, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use bytes::Bytes;
-use calico_bgp::config::{Authentication, PeerKind as ConfiguredKind, SpeakerConfig, Ttl};
+use calico_bgp::config::{Authentication, SpeakerConfig, Ttl};
 use calico_bgp::policy::RouteVia;
 use calico_bgp::{ConnectionId, Event, FibChange, FibRoute, Input, Speaker, State};
 use calico_dataplane::driver::{FibRoute as KernelRoute, FibUpdate};
 use calico_dataplane::manager::Hop;
+use calico_dataplane::sys::tcp_auth::{self, KeyError};
 use tokio::sync::mpsc;
 
-use super::protocol::{BgpStatus, PeerKind, PeerStatus};
+use super::protocol::BgpStatus;
+use bfd::Bfd;
 use connection::Connection;
 use listener::Listeners;
 
 /// Most events of connections that wait for the speaker; readers pause beyond that.
 const QUEUE: usize = 1024;
+
+/// Shortest time between two reports of the state.
+const PUBLISH_INTERVAL: Duration = Duration::from_millis(100);
 
 /// Octets that may wait to be written to one peer before the speaker is told to hold back.
 const WRITE_HIGH: usize = 1 << 20;
@@ -50,6 +58,7 @@ pub(super) enum NetEvent {
     Data { connection: ConnectionId, data: Bytes },
     Closed { connection: ConnectionId, reason: String },
     Drained { connection: ConnectionId },
+    Bfd { address: std::net::IpAddr, up: bool },
     ListenFailed { reason: String },
     Listening,
 }
@@ -75,9 +84,13 @@ struct Task<O> {
     connections: HashMap<ConnectionId, Connection>,
     next_connection: u64,
     listeners: Listeners,
+    bfd: Bfd,
     sender: mpsc::Sender<NetEvent>,
     board: Board,
     listen_error: Option<String>,
+    published: Option<Instant>,
+    /// Something happened since.
+    unpublished: bool,
     output: O,
 }
 
@@ -95,13 +108,17 @@ pub async fn run(
         connections: HashMap::new(),
         next_connection: 0,
         listeners: Listeners::default(),
+        bfd: Bfd::new(seed),
         sender,
         board,
         listen_error: None,
+        published: None,
+        unpublished: false,
         output,
     };
     loop {
         let deadline = task.speaker.as_ref().and_then(Speaker::poll_timeout);
+        let deadline = [deadline, task.publish_at()].into_iter().flatten().min();
         tokio::select! {
             command = commands.recv() => match command {
                 Some(Command::Configure(config)) => task.configure(*config),
@@ -125,7 +142,7 @@ pub async fn run(
     }
 }
 
-async fn sleep_until(deadline: Option<Instant>) {
+pub(super) async fn sleep_until(deadline: Option<Instant>) {
     match deadline {
         Some(deadline) => tokio::time::sleep_until(deadline.into()).await,
         None => std::future::pending().await,
@@ -136,6 +153,10 @@ impl<O: FnMut(Output)> Task<O> {
     fn configure(&mut self, config: SpeakerConfig) {
         let now = Instant::now();
         self.listeners.configure(&config, &self.sender);
+        self.bfd.configure(&config, &self.sender);
+        for connection in self.connections.values() {
+            connection.change_key(&config);
+        }
         match &mut self.speaker {
             Some(speaker) => {
                 let report = speaker.configure(now, config);
@@ -195,6 +216,12 @@ impl<O: FnMut(Output)> Task<O> {
                 }
             }
             NetEvent::Drained { connection } => self.tell(Input::Writable { connection, writable: true }),
+            NetEvent::Bfd { address, up } => {
+                let names = self.speaker.as_ref().map(|speaker| bfd::peers_of(speaker.config(), address));
+                for name in names.unwrap_or_default() {
+                    self.tell(Input::Bfd { peer: &name, up });
+                }
+            }
             NetEvent::Listening => self.listen_error = None,
             NetEvent::ListenFailed { reason } => {
                 if self.listen_error.as_ref() != Some(&reason) {
@@ -256,40 +283,25 @@ impl<O: FnMut(Output)> Task<O> {
         if converged {
             (self.output)(Output::Converged);
         }
-        self.publish();
+        self.publish(Instant::now());
     }
 
-    fn publish(&self) {
+    /// Shows the state to others, at most every [`PUBLISH_INTERVAL`]: a flood of routes is no reason to count them
+    /// after each.
+    fn publish(&mut self, now: Instant) {
         let Some(speaker) = &self.speaker else { return };
-        let (now, wall) = (Instant::now(), SystemTime::now());
-        let mut peers: Vec<PeerStatus> = speaker
-            .peers()
-            .into_iter()
-            .map(|peer| {
-                let since = wall.checked_sub(now.saturating_duration_since(peer.since)).unwrap_or(wall);
-                let since = jiff::Timestamp::try_from(since).map(|t| t.to_string()).unwrap_or_default();
-                let established = peer.state == State::Established;
-                PeerStatus {
-                    address: peer.config.address,
-                    kind: match peer.config.kind {
-                        ConfiguredKind::Mesh => PeerKind::NodeToNodeMesh,
-                        ConfiguredKind::Global => PeerKind::Global,
-                        ConfiguredKind::Node | ConfiguredKind::LocalWorkload => PeerKind::NodeSpecific,
-                    },
-                    state: if established { "up" } else { "start" }.to_owned(),
-                    bgp_state: peer.state.to_string(),
-                    since,
-                    info: if established { String::new() } else { peer.reason.to_string() },
-                }
-            })
-            .collect();
-        peers.sort_by_key(|peer| peer.address);
-        self.board.write(BgpStatus {
-            as_number: speaker.config().asn,
-            router_id: speaker.config().router_id.to_string(),
-            peers,
-            error: self.listen_error.clone(),
-        });
+        if self.published.is_some_and(|at| now < at + PUBLISH_INTERVAL) {
+            self.unpublished = true;
+            return;
+        }
+        self.board.write(report::status(speaker, now, SystemTime::now(), self.listen_error.clone()));
+        self.published = Some(now);
+        self.unpublished = false;
+    }
+
+    /// When to publish what was held back.
+    fn publish_at(&self) -> Option<Instant> {
+        self.published.filter(|_| self.unpublished).map(|at| at + PUBLISH_INTERVAL)
     }
 }
 
@@ -313,18 +325,34 @@ fn kernel_update(change: FibChange) -> FibUpdate {
     FibUpdate { prefix: change.prefix, route }
 }
 
-/// Sets what a key configuration demands; refuses what this kernel cannot do rather than going on in the clear.
+/// Sets what a key configuration demands, on a listening socket without `use_at_once`; refuses what this kernel cannot do rather than going on in the clear.
 pub(super) fn sign(
     socket: &impl std::os::fd::AsFd,
     peer: std::net::IpAddr,
     authentication: &Authentication,
+    use_at_once: bool,
 ) -> Result<(), String> {
     match authentication {
         Authentication::None => Ok(()),
-        Authentication::Md5(key) => {
-            calico_dataplane::sys::tcp_auth::set_md5_key(socket, peer, key).map_err(|e| e.to_string())
-        }
-        Authentication::Ao(_) => Err("TCP-AO is not supported by this build; use an MD5 password".to_owned()),
+        Authentication::Md5(key) => tcp_auth::set_md5_key(socket, peer, key).map_err(|e| e.to_string()),
+        Authentication::Ao(keys) => keys.iter().enumerate().try_for_each(|(at, key)| {
+            let key = tcp_auth::AoKey {
+                send_id: key.send_id,
+                receive_id: key.receive_id,
+                algorithm: &key.algorithm,
+                secret: &key.secret,
+                current: at == 0 && use_at_once,
+            };
+            match tcp_auth::add_ao_key(socket, peer, &key) {
+                Err(KeyError::Kernel { source, .. }) if source.raw_os_error() == Some(libc::ENOPROTOOPT) => {
+                    Err("this kernel does not sign with TCP-AO (Linux 6.7 with CONFIG_TCP_AO does)"
+                        .to_owned())
+                }
+                // The key was there before the others changed.
+                Err(KeyError::Kernel { source, .. }) if source.raw_os_error() == Some(libc::EEXIST) => Ok(()),
+                other => other.map_err(|e| e.to_string()),
+            }
+        }),
         Authentication::Unavailable(why) => Err(format!("the password is unavailable: {why}")),
     }
 }
