@@ -116,7 +116,7 @@ async fn client(address: String, number: usize, crowd: Arc<Crowd>) {
                 held.extend_from_slice(&head);
             }
             let take = rest.len().min(left);
-            let wanted = kind == 7 || (kind == 4 && following && number % SAMPLE == 0);
+            let wanted = kind == 7 || (kind == 4 && following && number.is_multiple_of(SAMPLE));
             if wanted {
                 held.extend_from_slice(&rest[..take]);
             }

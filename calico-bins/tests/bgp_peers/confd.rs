@@ -29,7 +29,7 @@ fn resource(kind: Kind, name: &str, spec: Json) -> (Key, Value) {
 fn objects() -> Vec<(Key, Value)> {
     let node = |v4: &str, v6: &str| json!({"bgp": {"ipv4Address": v4, "ipv6Address": v6}});
     let affinity = |cidr: &str, state: &str| {
-        let value = BlockAffinityValue { state: state.into(), deleted: false };
+        let value = BlockAffinityValue { state: state.into(), ..BlockAffinityValue::default() };
         let key = Key::affinity(AffinityType::Host, "n2", cidr.parse().unwrap());
         (key, Value::BlockAffinity(value.into()))
     };

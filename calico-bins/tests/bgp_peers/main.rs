@@ -198,7 +198,7 @@ fn gtsm_refuses_distant_peers() {
     let Some(arena) = arena(test, Bird::PROGRAMS) else { return };
     let text = bird::HEADER.to_owned()
         + "protocol bgp dut { local 10.99.0.2 as 64513; neighbor 10.99.0.1 as 64512; multihop 2;
-  connect delay time 1; connect retry time 1; ipv4 { import all; export all; }; }\n";
+  connect delay time 1; connect retry time 1; error wait time 1,2; ipv4 { import all; export all; }; }\n";
     let _theirs = bird::start(&arena, "bird", &text);
     let ours = Speaker::start(&arena, GTSM.speaker());
     std::thread::sleep(Duration::from_secs(4));

@@ -136,12 +136,14 @@ mod tests {
         disabled.disabled = true;
         let mut watched = peer("Global_10_0_0_4", "10.0.0.4");
         watched.bfd = Some(BfdConfig::default());
+        let mut mesh = peer("Mesh_fd00__2", "fd00::2");
+        mesh.kind = ConfiguredKind::Mesh;
         let config = SpeakerConfig::new("10.0.0.1".parse().unwrap(), 64512)
             .with_peer(keyless)
             .with_peer(disabled)
             .with_peer(watched)
             .with_peer(peer("Mesh_10_0_0_5", "10.0.0.5"))
-            .with_peer(peer("Mesh_fd00__2", "fd00::2"));
+            .with_peer(mesh);
         let mut speaker = Speaker::new(now, config, 1);
         let later = now + std::time::Duration::from_secs(3);
         speaker.handle(later, Input::Timeout);
