@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 
 mod bgp;
+mod cni;
 mod datastore;
 mod ipam;
 mod label_selector;
@@ -17,6 +18,7 @@ mod policy;
 mod selector;
 
 pub use bgp::{bgp_capability, bgp_open, bgp_session, bgp_update};
+pub use cni::{cni_args, netconf};
 pub use datastore::{datastore_value, fanout_frame, manifest};
 pub use ipam::{ipam_ops, ipam_stored};
 pub use label_selector::label_selector;
@@ -33,6 +35,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("bgp_open", bgp_open),
     ("bgp_session", bgp_session),
     ("bgp_update", bgp_update),
+    ("cni_args", cni_args),
     ("datastore_value", datastore_value),
     ("etcd_key", etcd_key),
     ("fanout_frame", fanout_frame),
@@ -40,6 +43,7 @@ pub const TARGETS: &[(&str, Target)] = &[
     ("ipam_stored", ipam_stored),
     ("label_selector", label_selector),
     ("manifest", manifest),
+    ("netconf", netconf),
     ("object", object),
     ("policy", policy),
     ("selector", selector),
