@@ -118,40 +118,6 @@ fn a_plugin_on_the_crate_cni_plugin_delegates_to_calico_ipam() {
     });
 }
 
-#[test]
-fn cnitool_adds_checks_and_deletes_a_list() {
-    const NAME: &str = "peers::cnitool_adds_checks_and_deletes_a_list";
-    let Some(cnitool) = find_program("cnitool") else {
-        return skip(
-            NAME,
-            "cnitool is not installed (go install github.com/containernetworking/cni/cnitool@v1.1.2)",
-        );
-    };
-    isolated(NAME, || {
-        let world = World::new(Layout::OneProgram);
-        let mut ours = world.conf("1.0.0", json!({"policy": {}}));
-        ours.as_object_mut().unwrap().retain(|key, _| key != "name" && key != "cniVersion");
-        let list = json!({"cniVersion": "1.0.0", "name": "net", "plugins": [ours]});
-        std::fs::create_dir(world.path("net.d")).unwrap();
-        std::fs::write(world.path("net.d/10-calico.conflist"), list.to_string()).unwrap();
-        let container = Container::new("unused", None);
-        let path = format!("{}:{}", world.bin.display(), REFERENCE_PLUGINS.join(":"));
-        let run = |verb: &str| {
-            let mut command = Command::new(&cnitool);
-            command.args([verb, "net", &container.netns_path()]);
-            command.env("NETCONFPATH", world.path("net.d")).env("CNI_PATH", &path);
-            let output = command.output().unwrap();
-            assert!(output.status.success(), "{verb}: {output:?}");
-            String::from_utf8(output.stdout).unwrap()
-        };
-        let result: Value = serde_json::from_str(&run("add")).unwrap();
-        assert_eq!(container.addresses("eth0"), [result["ips"][0]["address"].as_str().unwrap()]);
-        run("check");
-        run("del");
-        assert_eq!(world.leftovers(), [""; 0]);
-    });
-}
-
 /// A root file system with one static program.
 fn root_file_system(world: &World) -> Option<PathBuf> {
     let busybox = find_program("busybox")?;
