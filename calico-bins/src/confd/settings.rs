@@ -56,7 +56,7 @@ pub struct Settings {
     /// Longest time that a command may take.
     #[arg(long, value_name = "SECONDS", default_value_t = 30)]
     pub command_timeout: u64,
-    /// Directory of passwords: the file <secret>/<key> holds one.
+    /// Directory of passwords: the file `secret/key` holds the value of that key of that secret.
     #[arg(long, env = secrets::VARIABLE, default_value = secrets::DEFAULT_DIRECTORY, value_name = "DIR")]
     pub secrets: PathBuf,
     /// BGP identifier: empty for the node's IPv4 address, `hash` of its name, or an identifier.
