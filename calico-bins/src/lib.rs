@@ -9,6 +9,7 @@ pub mod ctl;
 pub mod http;
 pub mod ipam_driver;
 pub mod lab;
+mod logging;
 pub mod node;
 #[cfg(feature = "fanout")]
 pub mod typha;

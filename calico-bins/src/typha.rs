@@ -13,6 +13,7 @@ use clap::Parser;
 use tokio::net::TcpListener;
 
 use crate::http::{self, Answer};
+use crate::logging;
 
 type AnyError = Box<dyn std::error::Error + Send + Sync>;
 
@@ -106,12 +107,7 @@ impl Settings {
 
 /// Serves until it is told to stop.
 pub fn main(settings: Settings) -> ExitCode {
-    let filter = tracing_subscriber::EnvFilter::try_new(&settings.log)
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
-    // Fails only when logging was started before, by a test.
-    let _ = tracing::subscriber::set_global_default(builder.finish());
+    logging::start(&settings.log, false);
     let outcome = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()

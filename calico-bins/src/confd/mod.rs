@@ -27,7 +27,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(code);
         }
     };
-    start_logging(&settings.log);
+    crate::logging::start(&settings.log, false);
     let outcome = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -40,14 +40,6 @@ pub fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
-}
-
-fn start_logging(filter: &str) {
-    use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let subscriber = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    // A second start in one process keeps the first log.
-    let _ = tracing::subscriber::set_global_default(subscriber.with_ansi(false).finish());
 }
 
 async fn run(settings: &Settings) -> Result<(), String> {

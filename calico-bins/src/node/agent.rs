@@ -25,11 +25,11 @@ use super::settings::Settings;
 use super::socket::{self, Services};
 use super::upstream::{self, Peers};
 use super::{startup, tunnel_addresses};
-use crate::http;
+use crate::{http, logging};
 
 /// Runs the agent until it is told to stop. Whatever it wrote to the kernel stays there.
 pub fn main(settings: Settings) -> ExitCode {
-    start_logging(&settings);
+    logging::start(&settings.log, settings.log_json);
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -46,21 +46,6 @@ pub fn main(settings: Settings) -> ExitCode {
             tracing::error!(error = %error, "calico-node stops");
             ExitCode::FAILURE
         }
-    }
-}
-
-fn start_logging(settings: &Settings) {
-    use tracing_subscriber::EnvFilter;
-    let filter = EnvFilter::try_new(&settings.log).unwrap_or_else(|_| EnvFilter::new("info"));
-    let builder =
-        tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr).with_ansi(false);
-    let started = if settings.log_json {
-        tracing::subscriber::set_global_default(builder.json().finish())
-    } else {
-        tracing::subscriber::set_global_default(builder.finish())
-    };
-    if let Err(error) = started {
-        tracing::warn!(%error, "logging was started before");
     }
 }
 
